@@ -1,0 +1,64 @@
+# make run: an environment and the shipped model answering.  make test: lint, types, all tests.
+# Stamp files inside .venv record what is installed, so a second call does nothing again.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+# PIP_CONSTRAINT reaches pip's build environments as well: every version comes from one file.
+PIP    := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip
+JOBS   ?= 2
+
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv dev run test lint types format docs bench clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+venv: $(VENV)/user.stamp ## Make .venv with everything a user needs
+dev: $(VENV)/dev.stamp ## Add the developers' tools to .venv
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Dougong needs Python 3.11 or newer; say make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/user.stamp: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/user.stamp
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch $@
+
+run: venv ## The shipped model answers a prompt
+	@OMP_NUM_THREADS=$(JOBS) $(BIN)/dougong generate "Once upon a time, a small dragon found a bell in the snow."
+	@printf '%s\n' '' 'What to try next:' \
+	  '  .venv/bin/dougong chat                            talk to the same model' \
+	  '  .venv/bin/dougong model inspect v4-flash          what DeepSeek-V4-Flash is, beside V3.2' \
+	  '  .venv/bin/dougong doctor                          what this machine can run' \
+	  '  .venv/bin/dougong --help                          every command'
+
+lint: dev ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: dev ## mypy, strict on the package
+	$(BIN)/mypy
+
+test: lint types ## Lint, types and all tests
+	$(BIN)/pytest -n $(JOBS)
+
+format: dev ## Rewrite the sources in ruff's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: dev ## Write the generated pages (docs/cli.md) again
+	$(BIN)/python tools/write_cli_docs.py
+
+bench: dev ## Measure this machine; results land in bench/results
+	$(BIN)/python bench/run.py
+
+clean: ## Remove the environment and every cache
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

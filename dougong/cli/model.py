@@ -1,0 +1,22 @@
+"""`dougong model`: the group of commands about checkpoints."""
+
+from __future__ import annotations
+
+import click
+
+from dougong.cli.lazy import LazyGroup
+
+MEMBERS = {
+    "inspect": ("dougong.cli.model_inspect", "Layers, parameters, bytes, KV cache and FLOPs."),
+    "convert": ("dougong.cli.model_convert", "Write a checkpoint in another layout or format."),
+}
+
+
+@click.group("model", cls=LazyGroup, members=MEMBERS)
+def command() -> None:
+    """Inspect a checkpoint or change its form.
+
+    \b
+    Example:
+      dougong model inspect v4-flash
+    """

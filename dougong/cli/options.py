@@ -1,0 +1,116 @@
+"""What the commands share: common options, output as text or JSON, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DTYPES = ("float32", "float64", "bfloat16")
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else."
+)
+model_option = click.option(
+    "--model", "-m", default="nano", show_default=True, help="Folder, shipped name or org/name."
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=None,
+    help="CPU threads for tensor arithmetic. [default: torch's own choice]",
+)
+backend_option = click.option(
+    "--backend",
+    default="reference",
+    show_default=True,
+    help="Which implementations of the operators to use; `dougong doctor` lists them.",
+)
+rounding_option = click.option(
+    "--rounding",
+    type=click.Choice(["none", "release"]),
+    default="none",
+    show_default=True,
+    help="Run-time rounding of activations and caches as in the release, or none.",
+)
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default="float32",
+    show_default=True,
+    help="Number type of the arithmetic.",
+)
+
+
+def sampling_options(command: F) -> F:
+    """Adds the options that say how a token is drawn from the logits."""
+    for option in reversed(
+        (
+            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+                         help="The same seed gives the same answer."),
+            click.option("--temperature", type=click.FloatRange(min=0), default=1.0,
+                         show_default=True, help="0 always takes the likeliest token."),
+            click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0,
+                         show_default=True, help="Keep the likeliest tokens up to this mass."),
+            click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True,
+                         help="Keep this many likeliest tokens; 0 keeps all."),
+            click.option("--min-p", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+                         help="Drop tokens below this fraction of the likeliest one."),
+            click.option("--max-tokens", type=click.IntRange(min=1), default=256,
+                         show_default=True, help="Stop after this many new tokens."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def set_threads(threads: int | None) -> None:
+    """Tells torch how many CPU threads to use; None leaves its own choice."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def emit(report: dict[str, Any], as_json: bool, text: str) -> None:
+    """Prints the report: one JSON object if asked for, else the text.
+
+    JSON has no word for infinity and NaN, so a report that holds one is a bug, not output.
+    """
+    click.echo(json.dumps(report, ensure_ascii=False, allow_nan=False) if as_json else text)
+
+
+class Progress:
+    """One line on stderr that tells how far a long command is; silent for the first two seconds.
+
+    A terminal sees the line rewritten twice a second; a file or pipe gets a line every ten seconds.
+    """
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.start_s = time.monotonic()
+        self.shown_s: float | None = None
+        self.terminal = sys.stderr.isatty()
+
+    def update(self, done: int) -> None:
+        """Says that `done` of the total is done, if it is time to say so."""
+        now = time.monotonic()
+        elapsed_s = now - self.start_s
+        wait_s = 0.5 if self.terminal else 10.0
+        if elapsed_s < 2.0 or (self.shown_s is not None and now - self.shown_s < wait_s):
+            return
+        self.shown_s = now
+        left_s = elapsed_s / max(done, 1) * (self.total - done)
+        line = f"{self.what}: {done}/{self.total} {self.unit}, {left_s:.0f} s left"
+        click.echo(f"\r{line}\x1b[K" if self.terminal else line, err=True, nl=not self.terminal)
+
+    def close(self) -> None:
+        """Clears the line."""
+        if self.terminal and self.shown_s is not None:
+            click.echo("\r\x1b[K", err=True, nl=False)
