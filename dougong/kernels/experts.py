@@ -1,0 +1,91 @@
+"""Expert MLPs: clamped SwiGLU, and the grouped form over routed experts.
+
+Shapes: T tokens, D hidden size, E experts, I expert width, K experts per token.
+Source: architecture specification 4.2 and traps 11, 12.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dougong.kernels.dtypes import widen
+from dougong.kernels.linear import linear
+
+
+def swiglu(gate: Tensor, up: Tensor, limit: float) -> Tensor:
+    """silu(min(gate, limit)) * clamp(up, -limit, limit) in the wide dtype; limit 0 clamps nothing.
+
+    The gate needs no lower clamp: silu tends to 0 there.
+    """
+    gate, up = widen(gate), widen(up)
+    if limit > 0:
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return F.silu(gate) * up
+
+
+def expert_mlp(
+    x_TD: Tensor,
+    w1_ID: Tensor,
+    w3_ID: Tensor,
+    w2_DI: Tensor,
+    weight_T: Tensor | None,
+    *,
+    limit: float,
+    rounded: bool,
+) -> Tensor:
+    """One expert: w2 @ (weight * swiglu(w1 @ x, w3 @ x)), [T, D] in x's dtype.
+
+    The routing weight multiplies before w2, which matters only under rounding.
+    """
+    gate_TI = linear(x_TD, w1_ID, rounded=rounded)
+    up_TI = linear(x_TD, w3_ID, rounded=rounded)
+    hidden_TI = swiglu(gate_TI, up_TI, limit)
+    if weight_T is not None:
+        hidden_TI = hidden_TI * weight_T[:, None]
+    return linear(hidden_TI.to(x_TD.dtype), w2_DI, rounded=rounded)
+
+
+def grouped_experts(
+    x_TD: Tensor,
+    weights_TK: Tensor,
+    experts_TK: Tensor,
+    w1_EID: Tensor,
+    w3_EID: Tensor,
+    w2_EDI: Tensor,
+    *,
+    limit: float,
+    rounded: bool,
+) -> Tensor:
+    """Sum over each token's K experts, added in slot order: [T, D] in the wide dtype."""
+    num_tokens, top_k = experts_TK.shape
+    slots = experts_TK.flatten()
+    order = slots.argsort(stable=True)
+    counts = torch.bincount(slots, minlength=w1_EID.shape[0]).tolist()
+    x_sorted = x_TD[order // top_k]
+    weight_sorted = weights_TK.flatten()[order]
+    # unbind, not indexing: its backward stacks the gradients once instead of once per expert
+    matrices = zip(w1_EID.unbind(), w3_EID.unbind(), w2_EDI.unbind(), strict=True)
+    outputs, start = [], 0
+    for count, (w1_ID, w3_ID, w2_DI) in zip(counts, matrices, strict=True):
+        if count:
+            rows = slice(start, start + count)
+            outputs.append(
+                expert_mlp(
+                    x_sorted[rows],
+                    w1_ID,
+                    w3_ID,
+                    w2_DI,
+                    weight_sorted[rows],
+                    limit=limit,
+                    rounded=rounded,
+                )
+            )
+            start += count
+    y_sorted = torch.cat(outputs) if outputs else x_sorted
+    y_TKD = widen(y_sorted)[order.argsort()].view(num_tokens, top_k, -1)
+    total_TD = y_TKD[:, 0]
+    for slot in range(1, top_k):
+        total_TD = total_TD + y_TKD[:, slot]
+    return total_TD

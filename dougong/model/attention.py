@@ -1,0 +1,136 @@
+"""V4 attention: one shared key-value vector a token, a window, and compressed entries behind it.
+
+Shapes: T flat tokens, N tokens of one request, D hidden size, L query LoRA rank, H heads,
+C head_dim, P rope pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dougong.config import V4Config
+from dougong.kernels.rotary import frequencies
+from dougong.model.batch import Batch, Segment
+from dougong.model.compressor import Compressor
+from dougong.model.indexer import Indexer
+from dougong.model.layers import Build, Linear, RMSNorm, parameter
+from dougong.model.state import LayerState
+
+
+class Attention(nn.Module):
+    """One attention layer: sliding window (ratio 0), CSA (ratio 4) or HCA (ratio 128).
+
+    Layers that compress use `compress_rope_theta` with YaRN for everything, the window included;
+    window-only layers use `rope_theta` without it (trap 2).
+    """
+
+    freqs_P: Tensor
+
+    def __init__(self, build: Build, config: V4Config, ratio: int) -> None:
+        super().__init__()
+        self.build, self.config, self.ratio = build, config, ratio
+        hidden, heads, head_dim = config.hidden_size, config.num_attention_heads, config.head_dim
+        self.attn_sink = parameter(heads, dtype=build.wide)
+        self.wq_a = Linear(build, hidden, config.q_lora_rank, quantized=True)
+        self.q_norm = RMSNorm(build, config.q_lora_rank, config.rms_norm_eps)
+        self.wq_b = Linear(build, config.q_lora_rank, heads * head_dim, quantized=True)
+        self.wkv = Linear(build, hidden, head_dim, quantized=True)
+        self.kv_norm = RMSNorm(build, head_dim, config.rms_norm_eps)
+        # The release widens wo_a to BF16 and rounds nothing in front of it.
+        size_in, size_out = heads // config.o_groups * head_dim, config.o_groups * config.o_lora_rank
+        self.wo_a = Linear(build, size_in, size_out, quantized=False)
+        self.wo_b = Linear(build, size_out, hidden, quantized=True)
+        self.compressor = (
+            Compressor(build, config, ratio, head_dim, index=False) if ratio else None
+        )
+        self.indexer = Indexer(build, config, ratio) if ratio == 4 else None
+        theta = config.compress_rope_theta if ratio else config.rope_theta
+        scaling = config.rope_scaling if ratio else None
+        freqs_P = frequencies(config.qk_rope_head_dim, theta, scaling)
+        self.register_buffer("freqs_P", freqs_P, persistent=False)
+
+    def forward(
+        self, x_TD: Tensor, batch: Batch, states: Sequence[LayerState] | None = None
+    ) -> Tensor:
+        """Attends each request's tokens to its own past; advances the states, if there are any."""
+        ops, config = self.build.ops, self.config
+        rotation_TP = batch.rotations(self.freqs_P)
+        latent_TL: Tensor = self.q_norm(self.wq_a(x_TD))
+        q_THC: Tensor = self.wq_b(latent_TL).unflatten(-1, (config.num_attention_heads, -1))
+        q_THC = ops.norm_rope_q(q_THC, rotation_TP, config.rms_norm_eps)
+        kv_TC: Tensor = ops.norm_rope_kv(
+            self.wkv(x_TD),
+            self.kv_norm.weight,
+            rotation_TP,
+            config.rms_norm_eps,
+            rounded=self.build.rounded,
+        )
+        context = _Context(self, x_TD, latent_TL, rotation_TP, batch)
+        outputs = []
+        for i, segment in enumerate(batch.segments):
+            state = None if states is None else states[i]
+            recent_WC = self._recent(kv_TC[segment.rows], segment.start, state)
+            entries_MC, selected_NK = context.select(segment, state)
+            outputs.append(
+                ops.attention(
+                    q_THC[segment.rows],
+                    recent_WC,
+                    entries_MC,
+                    selected_NK,
+                    self.attn_sink,
+                    rotation_TP[segment.rows],
+                    start=segment.start,
+                    window=config.sliding_window,
+                    ratio=self.ratio,
+                )
+            )
+        o_THC = torch.cat(outputs)
+        out: Tensor = self.wo_b(ops.grouped_projection(o_THC, self.wo_a.weight, config.o_groups))
+        return out
+
+    def _recent(self, kv_NC: Tensor, start: int, state: LayerState | None) -> Tensor:
+        """Window entries of these tokens and of as many before them as the first one can see."""
+        if state is None:
+            return kv_NC
+        state.window.append(kv_NC)
+        oldest = max(start - self.config.sliding_window + 1, 0)
+        return state.window.rows(oldest, start + kv_NC.shape[0])
+
+
+class _Context:
+    """The compressed side of one forward pass of a layer: flat projections, then per request."""
+
+    def __init__(
+        self, layer: Attention, x_TD: Tensor, latent_TL: Tensor, rotation_TP: Tensor, batch: Batch
+    ) -> None:
+        self.layer = layer
+        if layer.compressor is not None:
+            self.tokens = layer.compressor.tokens(x_TD, batch.positions_T)
+        if layer.indexer is not None:
+            self.index_tokens = layer.indexer.compressor.tokens(x_TD, batch.positions_T)
+            self.index_q, self.index_weight = layer.indexer.queries(latent_TL, x_TD, rotation_TP)
+
+    def select(
+        self, segment: Segment, state: LayerState | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """A request's compressed entries, and the indices its queries may use (None: all)."""
+        layer, rows = self.layer, segment.rows
+        if layer.compressor is None:
+            return None, None
+        entries = layer.compressor.entries(
+            self.tokens[rows], segment.start, state and state.compressor, layer.freqs_P
+        )
+        if layer.indexer is None:
+            return entries, None
+        keys = layer.indexer.compressor.entries(
+            self.index_tokens[rows], segment.start, state and state.indexer, layer.freqs_P
+        )
+        if keys.shape[0] <= layer.indexer.top_k:
+            return entries, None  # nothing to cut: every visible entry is selected
+        selected = layer.indexer(
+            self.index_q[rows], self.index_weight[rows], keys, segment.start
+        )
+        return entries, selected

@@ -1,0 +1,73 @@
+"""The smallest building blocks: parameters with their dtype, linear and RMS norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dougong.kernels.dtypes import wide
+from dougong.kernels.registry import Operators
+
+
+@dataclass(frozen=True)
+class Build:
+    """What every module needs to know besides the configuration.
+
+    `rounded`: add the release's run-time rounding (`rounding="release"`).
+    """
+
+    ops: Operators
+    dtype: torch.dtype
+    rounded: bool
+
+    @property
+    def wide(self) -> torch.dtype:
+        """The dtype of the fp32 islands and of their parameters."""
+        return wide(self.dtype)
+
+
+def parameter(*shape: int, dtype: torch.dtype) -> nn.Parameter:
+    """An uninitialized parameter; `Transformer.initialize` or a checkpoint fills it."""
+    return nn.Parameter(torch.empty(*shape, dtype=dtype))
+
+
+class Linear(nn.Module):
+    """A bias-free matrix [out, in]; `quantized`: stored as FP8, so its input may be rounded."""
+
+    def __init__(self, build: Build, size_in: int, size_out: int, *, quantized: bool) -> None:
+        super().__init__()
+        self.ops, self.rounded = build.ops, build.rounded and quantized
+        self.weight = parameter(size_out, size_in, dtype=build.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x @ weight^T over the last dim."""
+        y: Tensor = self.ops.linear(x, self.weight, rounded=self.rounded)
+        return y
+
+
+class WideLinear(Linear):
+    """A matrix kept and multiplied in the wide dtype; its input is widened, never rounded."""
+
+    def __init__(self, build: Build, size_in: int, size_out: int) -> None:
+        super().__init__(build, size_in, size_out, quantized=False)
+        self.weight = parameter(size_out, size_in, dtype=build.wide)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x @ weight^T in the wide dtype."""
+        return super().forward(x.to(self.weight.dtype))
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, wide inside."""
+
+    def __init__(self, build: Build, size: int, eps: float) -> None:
+        super().__init__()
+        self.ops, self.eps = build.ops, eps
+        self.weight = parameter(size, dtype=build.wide)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalizes the last dim."""
+        y: Tensor = self.ops.rms_norm(x, self.weight, self.eps)
+        return y

@@ -1,0 +1,206 @@
+"""The whole DeepSeek-V4 model.
+
+Parameters carry the published checkpoint's names, except that routed experts are stacked
+(`layers.N.ffn.experts.w1` [E, I, D]) and mHC parameters sit in modules (`hc_attn.fn` for
+`hc_attn_fn`); model/loading.py maps both.
+
+Shapes: T flat tokens, S streams, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dougong.config import V4Config
+from dougong.errors import ConfigError, InputError
+from dougong.kernels.registry import operators
+from dougong.model.attention import Attention
+from dougong.model.batch import Batch
+from dougong.model.hyper_connection import HyperConnection, HyperHead
+from dougong.model.layers import Build, Linear, RMSNorm, WideLinear, parameter
+from dougong.model.moe import MoE
+from dougong.model.state import LayerState, RequestState
+
+ROUNDINGS = ("none", "release")
+
+
+class Block(nn.Module):
+    """One layer: attention and mixture of experts, each inside a hyper-connection."""
+
+    def __init__(self, build: Build, config: V4Config, ratio: int, *, hashed: bool) -> None:
+        super().__init__()
+        self.attn = Attention(build, config, ratio)
+        self.ffn = MoE(build, config, hashed=hashed)
+        self.attn_norm = RMSNorm(build, config.hidden_size, config.rms_norm_eps)
+        self.ffn_norm = RMSNorm(build, config.hidden_size, config.rms_norm_eps)
+        self.hc_attn = HyperConnection(build, config)
+        self.hc_ffn = HyperConnection(build, config)
+
+    def forward(
+        self, streams_TSD: Tensor, batch: Batch, states: Sequence[LayerState] | None = None
+    ) -> Tensor:
+        """The streams behind this layer [T, S, D]."""
+        x_TD, post, comb = self.hc_attn.collapse(streams_TSD)
+        y_TD: Tensor = self.attn(self.attn_norm(x_TD), batch, states)
+        streams_TSD = self.hc_attn.expand(y_TD, streams_TSD, post, comb)
+        x_TD, post, comb = self.hc_ffn.collapse(streams_TSD)
+        y_TD = self.ffn(self.ffn_norm(x_TD), batch.ids_T)
+        return self.hc_ffn.expand(y_TD, streams_TSD, post, comb)
+
+
+class MTPBlock(Block):
+    """Multi-token prediction: from the streams at position i and token i + 1 towards token i + 2.
+
+    Two separate projections, the hidden norm per stream; embedding and head are the main model's.
+    """
+
+    def __init__(self, build: Build, config: V4Config, ratio: int) -> None:
+        super().__init__(build, config, ratio, hashed=False)
+        size, eps = config.hidden_size, config.rms_norm_eps
+        self.e_proj = Linear(build, size, size, quantized=True)
+        self.h_proj = Linear(build, size, size, quantized=True)
+        self.enorm = RMSNorm(build, size, eps)
+        self.hnorm = RMSNorm(build, size, eps)
+        self.norm = RMSNorm(build, size, eps)
+        self.hc_head = HyperHead(build, config)
+
+    def mix(self, streams_TSD: Tensor, embedded_TD: Tensor) -> Tensor:
+        """The block's input streams: e_proj(norm(embedding)) + h_proj(norm(stream)), per stream."""
+        e_T1D: Tensor = self.e_proj(self.enorm(embedded_TD))[:, None]
+        h_TSD: Tensor = self.h_proj(self.hnorm(streams_TSD))
+        return e_T1D + h_TSD
+
+
+class Transformer(nn.Module):
+    """DeepSeek-V4: token ids to streams to logits, with or without request states.
+
+    Args:
+        config: shapes and constants.
+        backend: the operator table (`kernels.registry`); `rounding`: "none", or "release" for the
+            release's run-time rounding of activations, cache entries and index vectors.
+        dtype: of activations and matrices: float64, float32 or bfloat16.
+    """
+
+    def __init__(
+        self,
+        config: V4Config,
+        *,
+        backend: str = "reference",
+        rounding: str = "none",
+        dtype: torch.dtype = torch.float32,
+        fallback: bool = True,
+    ) -> None:
+        super().__init__()
+        if rounding not in ROUNDINGS:
+            raise ConfigError(f"rounding: '{rounding}' is unknown; choose one of {ROUNDINGS}")
+        if dtype not in (torch.float64, torch.float32, torch.bfloat16):
+            raise ConfigError(f"dtype: {dtype} is not supported; use float64, float32 or bfloat16")
+        build = Build(operators(backend, fallback=fallback), dtype, rounding == "release")
+        self.config, self.build = config, build
+        self.embed = nn.Module()
+        self.embed.weight = parameter(config.vocab_size, config.hidden_size, dtype=dtype)
+        main, extra = config.num_hidden_layers, config.num_nextn_predict_layers
+        ratios = config.compress_ratios
+        self.layers = nn.ModuleList(
+            Block(build, config, ratios[i], hashed=i < config.num_hash_layers) for i in range(main)
+        )
+        self.mtp = nn.ModuleList(
+            MTPBlock(build, config, ratios[main + i]) for i in range(extra)
+        )
+        self.hc_head = HyperHead(build, config)
+        self.norm = RMSNorm(build, config.hidden_size, config.rms_norm_eps)
+        self.head = WideLinear(build, config.hidden_size, config.vocab_size)
+
+    def new_state(self) -> RequestState:
+        """An empty memory for one request."""
+        return RequestState(self.config, self.build.dtype, self.head.weight.device)
+
+    def forward(
+        self,
+        ids_T: Tensor,
+        lengths: Sequence[int],
+        states: Sequence[RequestState] | None = None,
+    ) -> Tensor:
+        """The streams behind the last layer [T, S, D] for requests laid end to end.
+
+        Args:
+            ids_T: int64 token ids; `lengths`: how many belong to each request.
+            states: one per request, continued and advanced; None starts every request at
+                position 0 and remembers nothing (training).
+        Raises:  InputError for ids outside the vocabulary, lengths that do not add up, contexts
+            beyond max_position_embeddings.
+        """
+        starts = [0] * len(lengths) if states is None else [state.length for state in states]
+        self._check(ids_T, lengths, starts)
+        batch = Batch.flatten(ids_T, lengths, starts)
+        embedded_TD = F.embedding(ids_T, self.embed.weight)
+        streams_TSD = embedded_TD[:, None].repeat(1, self.config.hc_mult, 1)
+        for i, layer in enumerate(self.layers):
+            memory = None if states is None else [state.layers[i] for state in states]
+            streams_TSD = layer(streams_TSD, batch, memory)
+        for state, length in zip(states or [], lengths, strict=False):
+            state.advance(length)
+        return streams_TSD
+
+    def logits(self, streams_TSD: Tensor) -> Tensor:
+        """Next-token scores [T, V] in the wide dtype."""
+        return self._head(self.norm(self.hc_head(streams_TSD)))
+
+    def mtp_streams(
+        self,
+        streams_TSD: Tensor,
+        next_ids_T: Tensor,
+        lengths: Sequence[int],
+        states: Sequence[RequestState] | None = None,
+        block: int = 0,
+    ) -> Tensor:
+        """MTP block `block` on streams at positions i and the ids of positions i + 1: [T, S, D].
+
+        Feed its own result back (with the next ids) to draft further ahead.
+        """
+        if not 0 <= block < len(self.mtp):
+            raise InputError(f"MTP block {block} does not exist: this model has {len(self.mtp)}")
+        starts = [0] * len(lengths) if states is None else [state.mtp_length for state in states]
+        self._check(next_ids_T, lengths, starts)
+        batch = Batch.flatten(next_ids_T, lengths, starts)
+        mtp = self.mtp[block]
+        assert isinstance(mtp, MTPBlock)
+        streams_TSD = mtp.mix(streams_TSD, F.embedding(next_ids_T, self.embed.weight))
+        memory = None if states is None else [state.mtp[block] for state in states]
+        streams_TSD = mtp(streams_TSD, batch, memory)
+        for state, length in zip(states or [], lengths, strict=False):
+            state.mtp_length += length
+        return streams_TSD
+
+    def mtp_logits(self, streams_TSD: Tensor, block: int = 0) -> Tensor:
+        """Scores of the token after next [T, V], from `mtp_streams`."""
+        mtp = self.mtp[block]
+        assert isinstance(mtp, MTPBlock)
+        return self._head(mtp.norm(mtp.hc_head(streams_TSD)))
+
+    def _head(self, x_TD: Tensor) -> Tensor:
+        scores_TV: Tensor = self.build.ops.logits(x_TD, self.head.weight)
+        return scores_TV
+
+    def _check(self, ids_T: Tensor, lengths: Sequence[int], starts: Sequence[int]) -> None:
+        """Refuses ids outside the vocabulary and positions the model was not made for."""
+        if ids_T.dim() != 1 or ids_T.dtype != torch.int64:
+            raise InputError(
+                f"token ids: need int64 of one dimension, got {ids_T.dtype} {list(ids_T.shape)}"
+            )
+        if ids_T.numel() and not 0 <= int(ids_T.min()) <= int(ids_T.max()) < self.config.vocab_size:
+            raise InputError(
+                f"token ids: {int(ids_T.min())} to {int(ids_T.max())} do not fit a vocabulary of "
+                f"{self.config.vocab_size}; was the text tokenized for another model?"
+            )
+        limit = self.config.max_position_embeddings
+        for length, start in zip(lengths, starts, strict=False):
+            if start + length > limit:
+                raise InputError(
+                    f"context: {start + length} tokens exceed max_position_embeddings = {limit}; "
+                    "shorten the prompt"
+                )
