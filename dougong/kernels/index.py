@@ -44,7 +44,7 @@ def select_top_k(scores_NM: Tensor, visible_N: Tensor, k: int) -> Tensor:
     tied_N = (scores_NM == last_N1).sum(-1) > (best.values == last_N1).sum(-1)
     chosen_NK = best.indices
     if bool(tied_N.any()):
-        ordered = scores_NM[tied_N].sort(-1, descending=True, stable=True).indices
+        ordered = scores_NM[tied_N].sort(dim=-1, descending=True, stable=True).indices
         chosen_NK[tied_N] = ordered[:, :k]
     picked_NK = scores_NM.gather(1, chosen_NK)
     return chosen_NK.masked_fill(picked_NK == float("-inf"), -1).sort(-1).values

@@ -19,7 +19,7 @@ def router_scores(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
 
 def top_k_lowest_index(scores: Tensor, k: int) -> Tensor:
     """Indices of the k largest along the last dim, largest first; of equals the lowest index."""
-    return scores.sort(-1, descending=True, stable=True).indices[..., :k]
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
 
 
 def router(

@@ -47,10 +47,18 @@ class Attention(nn.Module):
             Compressor(build, config, ratio, head_dim, index=False) if ratio else None
         )
         self.indexer = Indexer(build, config, ratio) if ratio == 4 else None
-        theta = config.compress_rope_theta if ratio else config.rope_theta
-        scaling = config.rope_scaling if ratio else None
-        freqs_P = frequencies(config.qk_rope_head_dim, theta, scaling)
-        self.register_buffer("freqs_P", freqs_P, persistent=False)
+        self.register_buffer("freqs_P", self._frequencies(), persistent=False)
+
+    def _frequencies(self) -> Tensor:
+        config = self.config
+        theta = config.compress_rope_theta if self.ratio else config.rope_theta
+        scaling = config.rope_scaling if self.ratio else None
+        return frequencies(config.qk_rope_head_dim, theta, scaling)
+
+    def reset_tables(self) -> None:
+        """Computes the RoPE frequencies on the device of the parameters."""
+        with torch.device("cpu"):  # the same bits whatever device the model is on
+            self.freqs_P = self._frequencies().to(self.attn_sink.device)
 
     def forward(
         self, x_TD: Tensor, batch: Batch, states: Sequence[LayerState] | None = None

@@ -106,6 +106,11 @@ class LayerState:
     def _compressors(self) -> list[CompressorState]:
         return [state for state in (self.compressor, self.indexer) if state is not None]
 
+    @property
+    def length(self) -> int:
+        """Tokens that this layer has taken."""
+        return self.window.end
+
     def logs(self) -> list[Log]:
         """Every log of the layer."""
         return [self.window] + [log for state in self._compressors for log in state.logs()]
@@ -135,7 +140,7 @@ def _copy_compressor(state: CompressorState) -> CompressorState:
 
 
 class RequestState:
-    """The whole memory of one request; `length` tokens are in it, `mtp_length` in the MTP block."""
+    """The whole memory of one request: `length` tokens in the main layers, fewer in MTP blocks."""
 
     def __init__(self, config: V4Config, dtype: torch.dtype, device: torch.device | str = "cpu"):
         device = torch.device(device)
@@ -143,7 +148,7 @@ class RequestState:
         ratios = config.compress_ratios
         self.layers = [LayerState(config, ratios[i], dtype, device) for i in range(main)]
         self.mtp = [LayerState(config, ratios[main + i], dtype, device) for i in range(extra)]
-        self.length = self.mtp_length = 0
+        self.length = 0
         self._longest = 0  # rows older than its last ROLLBACK_TOKENS may be gone
 
     def advance(self, num_tokens: int) -> None:
@@ -165,9 +170,8 @@ class RequestState:
             )
         for layer in self.layers:
             layer.cut(length)
-        self.mtp_length = min(self.mtp_length, length)
-        for layer in self.mtp:
-            layer.cut(self.mtp_length)
+        for block in self.mtp:
+            block.cut(min(block.length, length))
         self.length = length
 
     def snapshot(self) -> RequestState:
@@ -175,16 +179,14 @@ class RequestState:
         other = object.__new__(RequestState)
         other.layers = [layer.copy() for layer in self.layers]
         other.mtp = [layer.copy() for layer in self.mtp]
-        other.length, other.mtp_length = self.length, self.mtp_length
-        other._longest = self._longest
+        other.length, other._longest = self.length, self._longest
         return other
 
     def restore(self, snapshot: RequestState) -> None:
         """Becomes a copy of `snapshot`, which stays usable."""
         fresh = snapshot.snapshot()
         self.layers, self.mtp = fresh.layers, fresh.mtp
-        self.length, self.mtp_length = fresh.length, fresh.mtp_length
-        self._longest = fresh._longest
+        self.length, self._longest = fresh.length, fresh._longest
 
     @property
     def num_bytes(self) -> int:

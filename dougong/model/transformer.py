@@ -115,6 +115,12 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(build, config.hidden_size, config.rms_norm_eps)
         self.head = WideLinear(build, config.hidden_size, config.vocab_size)
 
+    def reset_tables(self) -> None:
+        """Recomputes the RoPE frequencies, after `to_empty` left them undefined."""
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.reset_tables()
+
     def new_state(self) -> RequestState:
         """An empty memory for one request."""
         return RequestState(self.config, self.build.dtype, self.head.weight.device)
@@ -164,16 +170,14 @@ class Transformer(nn.Module):
         """
         if not 0 <= block < len(self.mtp):
             raise InputError(f"MTP block {block} does not exist: this model has {len(self.mtp)}")
-        starts = [0] * len(lengths) if states is None else [state.mtp_length for state in states]
+        memory = None if states is None else [state.mtp[block] for state in states]
+        starts = [0] * len(lengths) if memory is None else [layer.length for layer in memory]
         self._check(next_ids_T, lengths, starts)
         batch = Batch.flatten(next_ids_T, lengths, starts)
         mtp = self.mtp[block]
         assert isinstance(mtp, MTPBlock)
         streams_TSD = mtp.mix(streams_TSD, F.embedding(next_ids_T, self.embed.weight))
-        memory = None if states is None else [state.mtp[block] for state in states]
         streams_TSD = mtp(streams_TSD, batch, memory)
-        for state, length in zip(states or [], lengths, strict=False):
-            state.mtp_length += length
         return streams_TSD
 
     def mtp_logits(self, streams_TSD: Tensor, block: int = 0) -> Tensor:
