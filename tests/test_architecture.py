@@ -79,7 +79,8 @@ def imported_names(node: ast.AST, path: Path) -> list[str]:
         base = package[: len(package) - node.level + 1]
         module = ".".join([*base, module] if module else base)
     if module == "dougong":
-        return [f"dougong.{alias.name}" for alias in node.names]
+        attributes = {"__version__", "load"}
+        return [f"dougong.{a.name}" if a.name not in attributes else module for a in node.names]
     return [module]
 
 
