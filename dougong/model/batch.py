@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -62,3 +63,37 @@ class Batch:
         if key not in self._rotations:
             self._rotations[key] = rotations(freqs_P, self.positions_T)
         return self._rotations[key]
+
+
+class Limits(Protocol):
+    """What a model's configuration says about its input."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids run from 0 to one less."""
+
+    @property
+    def max_position_embeddings(self) -> int:
+        """Longest context in tokens."""
+
+
+def check_tokens(
+    config: Limits, ids_T: Tensor, lengths: Sequence[int], starts: Sequence[int]
+) -> None:
+    """Refuses ids outside the vocabulary and positions the model was not made for (InputError)."""
+    if ids_T.dim() != 1 or ids_T.dtype != torch.int64:
+        raise InputError(
+            f"token ids: need int64 of one dimension, got {ids_T.dtype} {list(ids_T.shape)}"
+        )
+    if ids_T.numel() and not 0 <= int(ids_T.min()) <= int(ids_T.max()) < config.vocab_size:
+        raise InputError(
+            f"token ids: {int(ids_T.min())} to {int(ids_T.max())} do not fit a vocabulary of "
+            f"{config.vocab_size}; was the text tokenized for another model?"
+        )
+    limit = config.max_position_embeddings
+    for length, start in zip(lengths, starts, strict=False):
+        if start + length > limit:
+            raise InputError(
+                f"context: {start + length} tokens exceed max_position_embeddings = {limit}; "
+                "shorten the prompt"
+            )

@@ -19,7 +19,7 @@ from dougong.config import V4Config
 from dougong.errors import ConfigError, InputError
 from dougong.kernels.registry import operators
 from dougong.model.attention import Attention
-from dougong.model.batch import Batch
+from dougong.model.batch import Batch, check_tokens
 from dougong.model.hyper_connection import HyperConnection, HyperHead
 from dougong.model.layers import Build, Linear, RMSNorm, WideLinear, parameter
 from dougong.model.moe import MoE
@@ -141,7 +141,7 @@ class Transformer(nn.Module):
             beyond max_position_embeddings.
         """
         starts = [0] * len(lengths) if states is None else [state.length for state in states]
-        self._check(ids_T, lengths, starts)
+        check_tokens(self.config, ids_T, lengths, starts)
         batch = Batch.flatten(ids_T, lengths, starts)
         embedded_TD = F.embedding(ids_T, self.embed.weight)
         streams_TSD = embedded_TD[:, None].repeat(1, self.config.hc_mult, 1)
@@ -172,7 +172,7 @@ class Transformer(nn.Module):
             raise InputError(f"MTP block {block} does not exist: this model has {len(self.mtp)}")
         memory = None if states is None else [state.mtp[block] for state in states]
         starts = [0] * len(lengths) if memory is None else [layer.length for layer in memory]
-        self._check(next_ids_T, lengths, starts)
+        check_tokens(self.config, next_ids_T, lengths, starts)
         batch = Batch.flatten(next_ids_T, lengths, starts)
         mtp = self.mtp[block]
         assert isinstance(mtp, MTPBlock)
@@ -189,22 +189,3 @@ class Transformer(nn.Module):
     def _head(self, x_TD: Tensor) -> Tensor:
         scores_TV: Tensor = self.build.ops.logits(x_TD, self.head.weight)
         return scores_TV
-
-    def _check(self, ids_T: Tensor, lengths: Sequence[int], starts: Sequence[int]) -> None:
-        """Refuses ids outside the vocabulary and positions the model was not made for."""
-        if ids_T.dim() != 1 or ids_T.dtype != torch.int64:
-            raise InputError(
-                f"token ids: need int64 of one dimension, got {ids_T.dtype} {list(ids_T.shape)}"
-            )
-        if ids_T.numel() and not 0 <= int(ids_T.min()) <= int(ids_T.max()) < self.config.vocab_size:
-            raise InputError(
-                f"token ids: {int(ids_T.min())} to {int(ids_T.max())} do not fit a vocabulary of "
-                f"{self.config.vocab_size}; was the text tokenized for another model?"
-            )
-        limit = self.config.max_position_embeddings
-        for length, start in zip(lengths, starts, strict=False):
-            if start + length > limit:
-                raise InputError(
-                    f"context: {start + length} tokens exceed max_position_embeddings = {limit}; "
-                    "shorten the prompt"
-                )
