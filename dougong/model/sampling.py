@@ -1,0 +1,121 @@
+"""Draws the next token from logits, reproducibly.
+
+The noise is a pure function of (seed, position, token id): a counter-based generator, not a stream
+of random numbers. So a token does not depend on what was drawn before, on how the prompt was cut,
+or on what else runs beside it, and a drafted token is accepted exactly when it equals the token
+that would have been drawn. Adding Gumbel noise and taking the largest draws from the softmax.
+"""
+
+# V: vocabulary, K: the tokens that are kept
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dougong.errors import InputError
+
+# SplitMix64 (Steele, Lea, Flood, 2014: Fast splittable pseudorandom number generators): the
+# increment is 2**64 / golden ratio. The constants are written as the signed int64 that torch holds.
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
+_MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How to draw: `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 keep every token.
+
+    Filters act one after another on the tempered distribution: top_k, then top_p over what is left,
+    then min_p. Raises InputError for a value outside its range.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, allowed, what in (
+            ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "0 or more"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", self.top_k, self.top_k >= 0, "0 (all) or more"),
+            ("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 to 1"),
+            ("seed", self.seed, 0 <= self.seed <= _MAX_SEED, "from 0 to 2**63 - 1"),
+        ):
+            if not allowed:
+                raise InputError(f"{name} is {value}; it must be {what}.")
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether no filter is on, so that the vocabulary need not be sorted."""
+        return self.top_k == 0 and self.top_p == 1 and self.min_p == 0
+
+
+def sample(logits_V: Tensor, params: SamplingParams, position: int) -> int:
+    """Draws the token that stands at `position` of its sequence; of equals the lowest id wins.
+
+    Args:   logits_V: any float dtype [V]; position: index of the drawn token, prompt included.
+    Raises: InputError if a logit is NaN or infinite.
+    """
+    if not bool(torch.isfinite(logits_V).all()):
+        raise InputError(
+            f"the logits for position {position} hold NaN or infinity; the weights or the number "
+            "type do not fit this model (try --dtype float32)."
+        )
+    if params.temperature == 0:
+        return int(torch.argmax(logits_V))
+    # float64: a filter's cut must not move with the order in which float32 sums are taken.
+    scaled_V = logits_V.double() / params.temperature
+    if params.keeps_all:
+        kept_K = torch.arange(len(scaled_V), device=scaled_V.device)
+    else:
+        order_V = torch.argsort(scaled_V, descending=True, stable=True)  # stable: lowest id first
+        kept_K = order_V[: num_kept(scaled_V[order_V], params)]
+    noisy_K = scaled_V[kept_K] + gumbel(params.seed, position, kept_K)
+    best = kept_K[noisy_K == noisy_K.max()]
+    return int(best.min())
+
+
+def num_kept(sorted_V: Tensor, params: SamplingParams) -> int:
+    """How many of the leading tokens survive the filters; at least one.
+
+    Args: sorted_V: tempered logits in float64, descending [V].
+    """
+    if params.top_k:
+        sorted_V = sorted_V[: params.top_k]
+    probabilities_V = torch.softmax(sorted_V, dim=0)
+    if params.top_p < 1:
+        # A token stays while the mass before it is short of top_p, so the set just reaches it.
+        mass_before_V = probabilities_V.cumsum(0) - probabilities_V
+        probabilities_V = probabilities_V[: max(1, int((mass_before_V < params.top_p).sum()))]
+    if params.min_p > 0:
+        enough = probabilities_V >= params.min_p * probabilities_V[0]
+        return max(1, int(enough.sum()))
+    return len(probabilities_V)
+
+
+def gumbel(seed: int, position: int, ids_K: Tensor) -> Tensor:
+    """Standard Gumbel noise for each token id, float64 [K], keyed by (seed, position, id)."""
+    key = _mix(torch.tensor(seed, device=ids_K.device)) ^ position
+    bits_K = _mix(_mix(key) ^ ids_K)
+    # The top 53 bits, centred between neighbours: never 0 and never 1, so both logarithms exist.
+    uniform_K = (_shift_right(bits_K, 11).double() + 0.5) * 2.0**-53
+    return -torch.log(-torch.log(uniform_K))
+
+
+def _shift_right(x: Tensor, count: int) -> Tensor:
+    """Logical shift of int64 bits; torch's own shift copies the sign."""
+    return (x >> count) & ((1 << (64 - count)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """One SplitMix64 step: a bijection of int64 whose output bits look independent."""
+    x = x + _GOLDEN
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
