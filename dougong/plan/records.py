@@ -14,7 +14,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def validate(row: Mapping[str, object], where: str) -> Record:
 
 
 def read_file(path: Path) -> list[Record]:
-    """All records of one file, in order; a line that is not one raises InputError with its number."""
+    """All records of a file, in order; a line that is none raises InputError with its number."""
     records = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
@@ -120,7 +120,7 @@ def latest(records: Iterable[Record]) -> dict[str, Record]:
 
 def _when(record: Record) -> datetime:
     when = datetime.fromisoformat(record.date)
-    return when if when.tzinfo else when.replace(tzinfo=timezone.utc)
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def make_record(
@@ -135,7 +135,7 @@ def make_record(
         "machine": describe_machine(accelerator),
         "versions": installed_versions(),
         "commit": current_commit(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return validate(row, f"record {name!r}")
 

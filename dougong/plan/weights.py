@@ -34,7 +34,7 @@ CSA_RATIO = 4  # the compressor with an indexer; every other non-zero ratio is H
 
 @dataclass(frozen=True, kw_only=True)
 class Weight:
-    """`count` matrices of [rows, columns], `active` of them used by one token; a vector has columns 1.
+    """`count` matrices [rows, columns], `active` of them used by a token; vectors: columns 1.
 
     `stored` is fp4 (block 32), fp8 (block 128x128, UE8M0 scales), fp8_fp32 (V3: FP32 scales), bf16,
     f32 or i64; `layer` is -1 outside the stack and counts MTP blocks on from num_hidden_layers.
