@@ -30,6 +30,7 @@ SETTABLE: dict[str, tuple[str, float, str]] = {
     "price": ("USD", 1.0, "unit price"),
     **{name: ("TFLOPS", 1e12, f"dense {name.upper()} rate") for name in FORMATS},
 }
+_FORMAT_WORD = r"\b(?:mx|nv|hi)?(?:fp|tf|bf|int|f)\d+(?:_[a-z0-9]+)?"
 _PREFIX = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 
 
@@ -114,7 +115,7 @@ def chip_from_row(row: Row, where: str) -> Chip:
         tdp=scaled("tdp_w", 1.0),
         rental=scaled("rental_usd_hr", 1.0),
         price=scaled("unit_price_usd", 1.0),
-        native_formats=frozenset(re.findall(r"[a-z0-9_]+", row["native_formats"].lower())),
+        native_formats=frozenset(re.findall(_FORMAT_WORD, row["native_formats"].lower())),
         source=row["source"],
         confidence=row["confidence"],
         notes=row["notes"],
@@ -123,23 +124,29 @@ def chip_from_row(row: Row, where: str) -> Chip:
 
 def _die_of(chip: Chip) -> Chip:
     """One die of a two-die package: half of everything but its scale-up domain in packages."""
-    halves = {
-        key: getattr(chip, key) for key in ("mem", "mem_bw", "link", "tdp", "rental", "price")
-    }
+
+    def half(value: float | None) -> float | None:
+        return None if value is None else value / 2
+
     return replace(
         chip,
         id=f"{chip.id}_die",
         name=f"{chip.name}, one die",
         flops={name: rate / 2 for name, rate in chip.flops.items()},
-        scaleout=None if chip.scaleout is None else chip.scaleout / 2,
+        mem=half(chip.mem),
+        mem_bw=half(chip.mem_bw),
+        link=half(chip.link),
+        scaleout=half(chip.scaleout),
         domain=None if chip.domain is None else chip.domain * 2,
+        tdp=half(chip.tdp),
+        rental=half(chip.rental),
+        price=half(chip.price),
         notes="CANN's A3 tables count dies: two to a package (hardware.md 1, point 5)",
-        **{key: None if value is None else value / 2 for key, value in halves.items()},
     )
 
 
 def load_chips(user_file: Path | None = None, records: Iterable[Record] = ()) -> dict[str, Chip]:
-    """All chips by id: the package's table, this machine if measured, and the user's file on top."""
+    """All chips by id: the package's table, then the user's file, then this machine if measured."""
     rows = [(row, "accelerators.csv") for row in load_table("accelerators")]
     if user_file is not None:
         rows += [(row, user_file.name) for row in read_table(user_file, "accelerators")]
@@ -174,7 +181,10 @@ def this_machine(records: Iterable[Record]) -> Chip | None:
         native_formats=frozenset(key for key in values if key in FORMATS),
         domain=values.get("domain", 1.0),
         link=values.get("link", 0.0),
-        **{key: values[key] for key in ("mem", "mem_bw", "tdp", "rental") if key in values},
+        mem=values.get("mem"),
+        mem_bw=values["mem_bw"],
+        tdp=values.get("tdp"),
+        rental=values.get("rental"),
         source=last.command,
         confidence="measured",
         notes=f"measured {last.date} at commit {last.commit}",
