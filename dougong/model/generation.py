@@ -1,0 +1,137 @@
+"""Runs one request: prefill in chunks, then token by token.
+
+Shapes: S tokens of one sequence, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
+
+import torch
+from torch import Tensor
+
+from dougong.errors import InputError
+from dougong.model.sampling import SamplingParams, sample
+from dougong.model.state import RequestState
+from dougong.model.transformer import Transformer
+
+PREFILL_TOKENS = 1024  # bounds the memory of a long prompt; the answer does not depend on it
+
+Report = Callable[[int], None]  # told how many tokens are done
+
+
+def pieces(num_tokens: int, chunks: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cuts [0, num_tokens) into (low, high) pieces of the given sizes, the last one repeating."""
+    low = 0
+    for size in chain(chunks, repeat(chunks[-1])):
+        if low >= num_tokens:
+            return
+        yield low, min(low + size, num_tokens)
+        low += size
+
+
+class Request:
+    """One sequence on one model: the tokens that its state holds, and the next token's logits."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        self.state: RequestState = model.new_state()
+        self.held_ids: list[int] = []
+
+    def keep_prefix(self, ids: Sequence[int]) -> int:
+        """Makes what is held a proper prefix of `ids` and returns its length.
+
+        A conversation's next prompt mostly begins with what was just computed. What cannot be
+        rolled back is computed again.
+        """
+        shared = 0
+        limit = min(len(self.held_ids), len(ids) - 1)  # one token is left to give logits
+        while shared < limit and self.held_ids[shared] == ids[shared]:
+            shared += 1
+        try:
+            self.state.rollback(len(self.held_ids) - shared)
+        except InputError:
+            self.state, shared = self.model.new_state(), 0
+        self.held_ids = list(ids[:shared])
+        return shared
+
+    @torch.inference_mode()
+    def feed(self, ids: Sequence[int]) -> Tensor:
+        """Takes `ids` into the state; returns the logits [V] of the token that follows the last."""
+        ids_T = torch.tensor(ids, dtype=torch.int64, device=self.model.head.weight.device)
+        streams_TSD = self.model(ids_T, [len(ids)], [self.state])
+        self.held_ids.extend(ids)
+        logits_V: Tensor = self.model.logits(streams_TSD[-1:])[0]
+        return logits_V
+
+    def prefill(self, ids: Sequence[int], report: Report | None = None) -> Tensor:
+        """Brings the state to the end of `ids`, which may be long; returns the next logits [V].
+
+        Raises InputError for an empty prompt, ids outside the vocabulary, or too long a context.
+        """
+        if not ids:
+            raise InputError("the prompt has no tokens; give at least one.")
+        limit = self.model.config.max_position_embeddings
+        if len(ids) > limit:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens and this model takes {limit} "
+                "(max_position_embeddings); shorten it."
+            )
+        done = self.keep_prefix(ids)
+        for low, high in pieces(len(ids) - done, [PREFILL_TOKENS]):
+            logits_V = self.feed(ids[done + low : done + high])
+            if report is not None:
+                report(done + high)
+        return logits_V
+
+    def decode(
+        self, logits_V: Tensor, params: SamplingParams, max_tokens: int, stop_ids: frozenset[int]
+    ) -> Iterator[int]:
+        """Draws up to `max_tokens` tokens, the first from `logits_V`; ends behind a stop token.
+
+        The stop token is yielded too, so that the caller knows why the sequence ended.
+        """
+        for remaining in range(max_tokens, 0, -1):
+            token = sample(logits_V, params, len(self.held_ids))
+            yield token
+            if token in stop_ids or remaining == 1:
+                return
+            logits_V = self.feed([token])
+
+
+@torch.inference_mode()
+def all_logits(
+    model: Transformer,
+    ids_S: Tensor,
+    chunks: Sequence[int] | None = None,
+    *,
+    mtp: bool = False,
+    report: Report | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Logits of every position of one sequence: ([S, V], [S - 1, V] of MTP block 0 or None).
+
+    Args:   ids_S: int64; chunks: sizes of the pieces to cut it into, the last one repeating; None
+            takes the sequence at once.  report: told after each piece how many tokens are done.
+    Raises: InputError if `mtp` is asked of a model without MTP blocks.
+    """
+    if mtp and not len(model.mtp):
+        raise InputError("this checkpoint has no MTP blocks; leave --mtp out.")
+    state = model.new_state()
+    num_tokens = len(ids_S)
+    main_parts, mtp_parts = [], []
+    for low, high in pieces(num_tokens, chunks or [num_tokens]):
+        streams_TSD = model(ids_S[low:high], [high - low], [state])
+        main_parts.append(model.logits(streams_TSD))
+        # Position i pairs with the id at i + 1, which the last position does not have.
+        next_ids = ids_S[low + 1 : high + 1]
+        if mtp and len(next_ids):
+            count = len(next_ids)
+            drafted_TSD = model.mtp_streams(streams_TSD[:count], next_ids, [count], [state])
+            mtp_parts.append(model.mtp_logits(drafted_TSD))
+        if report is not None:
+            report(high)
+    logits_SV = torch.cat(main_parts)
+    if not mtp:
+        return logits_SV, None
+    return logits_SV, torch.cat(mtp_parts) if mtp_parts else logits_SV[:0]
