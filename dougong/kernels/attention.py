@@ -78,9 +78,7 @@ class _Entries:
             visible = visible_entries(self.first, num_queries, self.ratio, q_NHC.device)
             hidden = torch.arange(num_entries, device=q_NHC.device) >= visible[:, None]
         else:  # the spare last column takes the -1s
-            hidden = torch.ones(
-                num_queries, num_entries + 1, dtype=torch.bool, device=q_NHC.device
-            )
+            hidden = torch.ones(num_queries, num_entries + 1, dtype=torch.bool, device=q_NHC.device)
             index = self.selected_NK.masked_fill(self.selected_NK < 0, num_entries)
             hidden = hidden.scatter(1, index.clamp_max(num_entries), False)[:, :num_entries]
         return (q_NHC @ self.keys.t()).masked_fill(hidden[:, None], float("-inf"))

@@ -44,7 +44,8 @@ def hadamard(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     matrix = torch.ones(1, 1, device=device, dtype=dtype)
     while matrix.shape[0] < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return matrix * size**-0.5
+    scale: float = size**-0.5
+    return matrix * scale
 
 
 def round_index_vector(x: Tensor) -> Tensor:

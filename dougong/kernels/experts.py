@@ -64,25 +64,16 @@ def grouped_experts(
     order = slots.argsort(stable=True)
     counts = torch.bincount(slots, minlength=w1_EID.shape[0]).tolist()
     x_sorted = x_TD[order // top_k]
-    weight_sorted = weights_TK.flatten()[order]
-    # unbind, not indexing: its backward stacks the gradients once instead of once per expert
+    rows = x_sorted.split(counts)
+    weights = weights_TK.flatten()[order].split(counts)
+    # unbind and split, not indexing: their backward joins the gradients once, not once per expert
     matrices = zip(w1_EID.unbind(), w3_EID.unbind(), w2_EDI.unbind(), strict=True)
-    outputs, start = [], 0
-    for count, (w1_ID, w3_ID, w2_DI) in zip(counts, matrices, strict=True):
-        if count:
-            rows = slice(start, start + count)
+    outputs = []
+    for x, weight, (w1_ID, w3_ID, w2_DI) in zip(rows, weights, matrices, strict=True):
+        if x.shape[0]:
             outputs.append(
-                expert_mlp(
-                    x_sorted[rows],
-                    w1_ID,
-                    w3_ID,
-                    w2_DI,
-                    weight_sorted[rows],
-                    limit=limit,
-                    rounded=rounded,
-                )
+                expert_mlp(x, w1_ID, w3_ID, w2_DI, weight, limit=limit, rounded=rounded)
             )
-            start += count
     y_sorted = torch.cat(outputs) if outputs else x_sorted
     y_TKD = widen(y_sorted)[order.argsort()].view(num_tokens, top_k, -1)
     total_TD = y_TKD[:, 0]

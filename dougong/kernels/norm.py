@@ -28,6 +28,6 @@ def norm_rope_q(q_THC: Tensor, rotation_TP: Tensor, eps: float) -> Tensor:
 def norm_rope_kv(
     kv_TC: Tensor, weight_C: Tensor, rotation_TP: Tensor, eps: float, *, rounded: bool
 ) -> Tensor:
-    """The shared key-value entry of each token: weighted RMS norm, RoPE, FP8 round trip if asked."""
+    """Each token's shared key-value entry: weighted RMS norm, RoPE, FP8 round trip if asked."""
     entry_TC = rotate(rms_norm(kv_TC, weight_C, eps), rotation_TP)
     return round_cache_entry(entry_TC, 2 * rotation_TP.shape[-1]) if rounded else entry_TC

@@ -92,7 +92,7 @@ def operator_names() -> list[str]:
 
 
 def coverage(backend: str) -> dict[str, str]:
-    """Operator -> "native" or "fallback" for `dougong doctor`; the reference is native to itself."""
+    """Operator -> "native" or "fallback"; the reference is native to itself."""
     native = BACKENDS[backend]
     own = backend == "reference"
     return {n: "native" if own or n in native else "fallback" for n in operator_names()}

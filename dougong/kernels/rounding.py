@@ -35,8 +35,8 @@ def pow2_ceil(x: Tensor) -> Tensor:
 
 def _grouped(x: Tensor, group: int) -> Tensor:
     """Splits the last dim into groups, the last one padded with zeros: [..., ceil(n/g), g]."""
-    x = F.pad(x, (0, -x.shape[-1] % group))
-    return x.unflatten(-1, (-1, group))
+    groups: Tensor = F.pad(x, (0, -x.shape[-1] % group)).unflatten(-1, (-1, group))
+    return groups
 
 
 def _straight_through(x: Tensor, rounded: Tensor) -> Tensor:

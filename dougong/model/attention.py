@@ -40,12 +40,11 @@ class Attention(nn.Module):
         self.wkv = Linear(build, hidden, head_dim, quantized=True)
         self.kv_norm = RMSNorm(build, head_dim, config.rms_norm_eps)
         # The release widens wo_a to BF16 and rounds nothing in front of it.
-        size_in, size_out = heads // config.o_groups * head_dim, config.o_groups * config.o_lora_rank
+        size_in = heads // config.o_groups * head_dim
+        size_out = config.o_groups * config.o_lora_rank
         self.wo_a = Linear(build, size_in, size_out, quantized=False)
         self.wo_b = Linear(build, size_out, hidden, quantized=True)
-        self.compressor = (
-            Compressor(build, config, ratio, head_dim, index=False) if ratio else None
-        )
+        self.compressor = Compressor(build, config, ratio, head_dim, index=False) if ratio else None
         self.indexer = Indexer(build, config, ratio) if ratio == 4 else None
         self.register_buffer("freqs_P", self._frequencies(), persistent=False)
 
@@ -129,16 +128,20 @@ class _Context:
         if layer.compressor is None:
             return None, None
         entries = layer.compressor.entries(
-            self.tokens[rows], segment.start, state and state.compressor, layer.freqs_P
+            self.tokens[rows],
+            segment.start,
+            None if state is None else state.compressor,
+            layer.freqs_P,
         )
         if layer.indexer is None:
             return entries, None
         keys = layer.indexer.compressor.entries(
-            self.index_tokens[rows], segment.start, state and state.indexer, layer.freqs_P
+            self.index_tokens[rows],
+            segment.start,
+            None if state is None else state.indexer,
+            layer.freqs_P,
         )
         if keys.shape[0] <= layer.indexer.top_k:
             return entries, None  # nothing to cut: every visible entry is selected
-        selected = layer.indexer(
-            self.index_q[rows], self.index_weight[rows], keys, segment.start
-        )
+        selected = layer.indexer(self.index_q[rows], self.index_weight[rows], keys, segment.start)
         return entries, selected

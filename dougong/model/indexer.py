@@ -28,7 +28,9 @@ class Indexer(nn.Module):
         self.weights_proj = Linear(build, config.hidden_size, self.num_heads, quantized=False)
         self.compressor = Compressor(build, config, ratio, width, index=True)
 
-    def queries(self, latent_TL: Tensor, x_TD: Tensor, rotation_TP: Tensor) -> tuple[Tensor, Tensor]:
+    def queries(
+        self, latent_TL: Tensor, x_TD: Tensor, rotation_TP: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Rotated index queries [T, J, D] and head weights [T, J], which may be negative."""
         q_TJD = rotate(self.wq_b(latent_TL).unflatten(-1, (self.num_heads, -1)), rotation_TP)
         if self.build.rounded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dougong.kernels.dtypes import wide
@@ -31,6 +32,18 @@ class Build:
 def parameter(*shape: int, dtype: torch.dtype) -> nn.Parameter:
     """An uninitialized parameter; `Transformer.initialize` or a checkpoint fills it."""
     return nn.Parameter(torch.empty(*shape, dtype=dtype))
+
+
+class Embedding(nn.Module):
+    """One row [size] for each token id."""
+
+    def __init__(self, build: Build, num_ids: int, size: int) -> None:
+        super().__init__()
+        self.weight = parameter(num_ids, size, dtype=build.dtype)
+
+    def forward(self, ids_T: Tensor) -> Tensor:
+        """[T, size]."""
+        return F.embedding(ids_T, self.weight)
 
 
 class Linear(nn.Module):

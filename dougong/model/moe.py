@@ -103,4 +103,5 @@ class MoE(nn.Module):
         """[T, D]; hash layers need the token ids."""
         weights_TK, experts_TK = self.gate(x_TD, ids_T)
         routed_TD: Tensor = self.experts(x_TD, weights_TK, experts_TK)
-        return (routed_TD + self.shared_experts(x_TD)).to(x_TD.dtype)
+        shared_TD: Tensor = self.shared_experts(x_TD)
+        return (routed_TD + shared_TD).to(x_TD.dtype)

@@ -95,9 +95,7 @@ class LayerState:
     def __init__(self, config: V4Config, ratio: int, dtype: torch.dtype, device: torch.device):
         reach = config.sliding_window - 1 + ROLLBACK_TOKENS
         self.window = Log(config.head_dim, dtype, device, reach)
-        self.compressor = (
-            CompressorState(ratio, config.head_dim, dtype, device) if ratio else None
-        )
+        self.compressor = CompressorState(ratio, config.head_dim, dtype, device) if ratio else None
         self.indexer = (
             CompressorState(ratio, config.index_head_dim, dtype, device) if ratio == 4 else None
         )

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dougong.config import V4Config
@@ -21,7 +20,7 @@ from dougong.kernels.registry import operators
 from dougong.model.attention import Attention
 from dougong.model.batch import Batch, check_tokens
 from dougong.model.hyper_connection import HyperConnection, HyperHead
-from dougong.model.layers import Build, Linear, RMSNorm, WideLinear, parameter
+from dougong.model.layers import Build, Embedding, Linear, RMSNorm, WideLinear
 from dougong.model.moe import MoE
 from dougong.model.state import LayerState, RequestState
 
@@ -101,16 +100,13 @@ class Transformer(nn.Module):
             raise ConfigError(f"dtype: {dtype} is not supported; use float64, float32 or bfloat16")
         build = Build(operators(backend, fallback=fallback), dtype, rounding == "release")
         self.config, self.build = config, build
-        self.embed = nn.Module()
-        self.embed.weight = parameter(config.vocab_size, config.hidden_size, dtype=dtype)
+        self.embed = Embedding(build, config.vocab_size, config.hidden_size)
         main, extra = config.num_hidden_layers, config.num_nextn_predict_layers
         ratios = config.compress_ratios
         self.layers = nn.ModuleList(
             Block(build, config, ratios[i], hashed=i < config.num_hash_layers) for i in range(main)
         )
-        self.mtp = nn.ModuleList(
-            MTPBlock(build, config, ratios[main + i]) for i in range(extra)
-        )
+        self.mtp = nn.ModuleList(MTPBlock(build, config, ratios[main + i]) for i in range(extra))
         self.hc_head = HyperHead(build, config)
         self.norm = RMSNorm(build, config.hidden_size, config.rms_norm_eps)
         self.head = WideLinear(build, config.hidden_size, config.vocab_size)
@@ -143,7 +139,7 @@ class Transformer(nn.Module):
         starts = [0] * len(lengths) if states is None else [state.length for state in states]
         check_tokens(self.config, ids_T, lengths, starts)
         batch = Batch.flatten(ids_T, lengths, starts)
-        embedded_TD = F.embedding(ids_T, self.embed.weight)
+        embedded_TD: Tensor = self.embed(ids_T)
         streams_TSD = embedded_TD[:, None].repeat(1, self.config.hc_mult, 1)
         for i, layer in enumerate(self.layers):
             memory = None if states is None else [state.layers[i] for state in states]
@@ -176,7 +172,7 @@ class Transformer(nn.Module):
         batch = Batch.flatten(next_ids_T, lengths, starts)
         mtp = self.mtp[block]
         assert isinstance(mtp, MTPBlock)
-        streams_TSD = mtp.mix(streams_TSD, F.embedding(next_ids_T, self.embed.weight))
+        streams_TSD = mtp.mix(streams_TSD, self.embed(next_ids_T))
         streams_TSD = mtp(streams_TSD, batch, memory)
         return streams_TSD
 
