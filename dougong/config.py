@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 from dougong.config_checks import Between, OneOf, build, check_fields, require
 from dougong.config_dialects import published, read_v3, read_v4, refuse_other_models
+from dougong.config_json import read_json_object
 from dougong.config_keys import FIXED_V3, FIXED_V4
 from dougong.errors import ConfigError
-from dougong.config_json import read_json_object
 
 CSA_RATIO = 4
 HCA_RATIO = 128
