@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dougong.config import V4Config
 from dougong.kernels.rotary import frequencies
-from dougong.model.batch import Batch, Segment
+from dougong.model.batch import Batch
 from dougong.model.compressor import Compressor
 from dougong.model.indexer import Indexer
 from dougong.model.layers import Build, Linear, RMSNorm, parameter
@@ -75,20 +75,24 @@ class Attention(nn.Module):
             config.rms_norm_eps,
             rounded=self.build.rounded,
         )
-        context = _Context(self, x_TD, latent_TL, rotation_TP, batch)
+        context = _Context(self, x_TD, latent_TL, rotation_TP, batch, indexed=states is not None)
+        # split, not slices: its backward joins the gradients once, not once per request
+        per_request = zip(
+            *(part.split(batch.lengths) for part in (q_THC, kv_TC, rotation_TP)), strict=True
+        )
         outputs = []
-        for i, segment in enumerate(batch.segments):
-            state = None if states is None else states[i]
-            recent_WC = self._recent(kv_TC[segment.rows], segment.start, state)
-            entries_MC, selected_NK = context.select(segment, state)
+        for i, (q_NHC, kv_NC, rotation_NP) in enumerate(per_request):
+            segment, state = batch.segments[i], None if states is None else states[i]
+            recent_WC = self._recent(kv_NC, segment.start, state)
+            entries_MC, selected_NK = context.select(i, state)
             outputs.append(
                 ops.attention(
-                    q_THC[segment.rows],
+                    q_NHC,
                     recent_WC,
                     entries_MC,
                     selected_NK,
                     self.attn_sink,
-                    rotation_TP[segment.rows],
+                    rotation_NP,
                     start=segment.start,
                     window=config.sliding_window,
                     ratio=self.ratio,
@@ -111,37 +115,43 @@ class _Context:
     """The compressed side of one forward pass of a layer: flat projections, then per request."""
 
     def __init__(
-        self, layer: Attention, x_TD: Tensor, latent_TL: Tensor, rotation_TP: Tensor, batch: Batch
+        self,
+        layer: Attention,
+        x_TD: Tensor,
+        latent_TL: Tensor,
+        rotation_TP: Tensor,
+        batch: Batch,
+        *,
+        indexed: bool,
     ) -> None:
-        self.layer = layer
+        self.layer, self.batch = layer, batch
         if layer.compressor is not None:
-            self.tokens = layer.compressor.tokens(x_TD, batch.positions_T)
-        if layer.indexer is not None:
-            self.index_tokens = layer.indexer.compressor.tokens(x_TD, batch.positions_T)
-            self.index_q, self.index_weight = layer.indexer.queries(latent_TL, x_TD, rotation_TP)
+            tokens_TX = layer.compressor.tokens(x_TD, batch.positions_T)
+            self.tokens = tokens_TX.split(batch.lengths)
+        # Without a memory, an indexer that has nothing to cut for any request need not run at all.
+        self.indexed = layer.indexer is not None and (
+            indexed or max(batch.lengths, default=0) // layer.ratio > layer.indexer.top_k
+        )
+        if layer.indexer is not None and self.indexed:
+            index_tokens_TX = layer.indexer.compressor.tokens(x_TD, batch.positions_T)
+            self.index_tokens = index_tokens_TX.split(batch.lengths)
+            index_q_TJD, index_weight_TJ = layer.indexer.queries(latent_TL, x_TD, rotation_TP)
+            self.index_q = index_q_TJD.split(batch.lengths)
+            self.index_weight = index_weight_TJ.split(batch.lengths)
 
-    def select(
-        self, segment: Segment, state: LayerState | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """A request's compressed entries, and the indices its queries may use (None: all)."""
-        layer, rows = self.layer, segment.rows
+    def select(self, i: int, state: LayerState | None) -> tuple[Tensor | None, Tensor | None]:
+        """Request i's compressed entries, and the indices its queries may use (None: all)."""
+        layer, start = self.layer, self.batch.segments[i].start
         if layer.compressor is None:
             return None, None
         entries = layer.compressor.entries(
-            self.tokens[rows],
-            segment.start,
-            None if state is None else state.compressor,
-            layer.freqs_P,
+            self.tokens[i], start, None if state is None else state.compressor, layer.freqs_P
         )
-        if layer.indexer is None:
+        if layer.indexer is None or not self.indexed:
             return entries, None
         keys = layer.indexer.compressor.entries(
-            self.index_tokens[rows],
-            segment.start,
-            None if state is None else state.indexer,
-            layer.freqs_P,
+            self.index_tokens[i], start, None if state is None else state.indexer, layer.freqs_P
         )
         if keys.shape[0] <= layer.indexer.top_k:
             return entries, None  # nothing to cut: every visible entry is selected
-        selected = layer.indexer(self.index_q[rows], self.index_weight[rows], keys, segment.start)
-        return entries, selected
+        return entries, layer.indexer(self.index_q[i], self.index_weight[i], keys, start)

@@ -33,6 +33,7 @@ class Batch:
 
     ids_T: Tensor
     segments: list[Segment]
+    lengths: list[int]
     positions_T: Tensor
     _rotations: dict[int, Tensor] = field(default_factory=dict)
 
@@ -55,7 +56,7 @@ class Batch:
             low += length
         spans = [torch.arange(s.start, s.start + s.high - s.low) for s in segments]
         positions = torch.cat(spans) if spans else torch.empty(0, dtype=torch.int64)
-        return cls(ids_T, segments, positions.to(ids_T.device))
+        return cls(ids_T, segments, list(lengths), positions.to(ids_T.device))
 
     def rotations(self, freqs_P: Tensor) -> Tensor:
         """RoPE rotations [T, P] of all tokens for one frequency table."""
