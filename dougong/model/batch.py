@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from dougong.config import ModelConfig
 from dougong.errors import InputError
 from dougong.kernels.rotary import rotations
 
@@ -66,20 +66,8 @@ class Batch:
         return self._rotations[key]
 
 
-class Limits(Protocol):
-    """What a model's configuration says about its input."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Token ids run from 0 to one less."""
-
-    @property
-    def max_position_embeddings(self) -> int:
-        """Longest context in tokens."""
-
-
 def check_tokens(
-    config: Limits, ids_T: Tensor, lengths: Sequence[int], starts: Sequence[int]
+    config: ModelConfig, ids_T: Tensor, lengths: Sequence[int], starts: Sequence[int]
 ) -> None:
     """Refuses ids outside the vocabulary and positions the model was not made for (InputError)."""
     if ids_T.dim() != 1 or ids_T.dtype != torch.int64:
