@@ -1,0 +1,237 @@
+"""Plots of figures against figures: lines, scatter with labels that avoid each other, a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from .cells import SYMBOL, Cell
+from .exhibit import Datum
+from .palette import INK, SOFT, style
+from .svg import Canvas, Scale, draw_axes, text_width
+from .text import Language, Text
+
+LEFT, RIGHT, TOP = 64, 560, 30
+
+
+@dataclass(frozen=True)
+class Line:
+    """A named series: x values that we chose, y figures; empty figures interrupt nothing."""
+
+    name: Text
+    points: tuple[tuple[float, Cell], ...]
+    look: int
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A vertical line at a threshold of x."""
+
+    at: Cell
+    label: Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines:
+    """Lines with their names at the right end; markers and dashes tell them apart in grey."""
+
+    key: str
+    title: Text
+    x_title: Text
+    y_title: Text
+    lines: tuple[Line, ...]
+    x_ticks: tuple[tuple[float, str], ...] = ()
+    log_x: bool = True
+    log_y: bool = True
+    rules: tuple[Rule, ...] = ()
+    marks: bool = True
+
+    def draw(self, language: Language) -> str:
+        """The chart as an `<svg>` element."""
+        canvas = Canvas(370, self.title.to(language), self.alt(language))
+        xs = [x for line in self.lines for x, _ in line.points]
+        ys = [c.value for line in self.lines for _, c in line.points if c.value is not None]
+        x = Scale(min(xs), max(xs), LEFT, RIGHT, self.log_x)
+        room = 1.15 if self.log_y else 1.04
+        y = Scale(min(ys) / room if self.log_y else 0.0, max(ys) * room, 320, TOP, self.log_y)
+        draw_axes(canvas, x, y, self.x_title.to(language), self.y_title.to(language), self.x_ticks)
+        for index, rule in enumerate(self.rules):
+            at = x(rule.at.value or x.low)
+            canvas.line(at, 320, at, TOP, INK, 1.5, "5 3")
+            canvas.cell(at + 4, TOP + 12 + 16 * index, rule.at, language,
+                        prefix=rule.label.to(language) + " ")  # fmt: skip
+        ends = []
+        for line in self.lines:
+            look = style(line.look)
+            spots = [(x(a), y(c.value)) for a, c in line.points if c.value is not None]
+            canvas.path(spots, look)
+            for spot in spots if self.marks else ():
+                canvas.marker(*spot, look, 4)
+            ends.append(spots[-1][1])
+        for line, at in zip(self.lines, spread(ends, 30), strict=True):
+            look, last = style(line.look), line.points[-1][1]
+            canvas.marker(RIGHT + 14, at - 4, look, 4)
+            canvas.text(RIGHT + 23, at, line.name.to(language), colour=look.colour, bold=True)
+            canvas.cell(RIGHT + 23, at + 14, last, language)
+        return canvas.render()
+
+    def alt(self, language: Language) -> str:
+        """The chart in words: the last value of each line."""
+        return "; ".join(
+            f"{line.name.to(language)} {line.points[-1][1].show(language)}" for line in self.lines
+        )
+
+    def data(self) -> Iterator[Datum]:
+        """Every point; the item is the x value."""
+        for rule in self.rules:
+            yield Datum(self.x_title, rule.label, rule.at)
+        for line in self.lines:
+            for x, cell in line.points:
+                yield Datum(line.name, Text(f"{x:g}", f"{x:g}"), cell)
+
+
+def spread(positions: Sequence[float], gap: float) -> list[float]:
+    """Moves label positions apart to at least `gap` px, keeping their order and their middle."""
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    placed = [positions[i] for i in order]
+    for _ in range(60):
+        for k in range(1, len(placed)):
+            lack = gap - (placed[k] - placed[k - 1])
+            if lack > 0:
+                placed[k - 1] -= lack / 2
+                placed[k] += lack / 2
+    result = [0.0] * len(positions)
+    for place, index in zip(placed, order, strict=True):
+        result[index] = place
+    return result
+
+
+@dataclass(frozen=True)
+class Point:
+    """One thing at two figures; `frontier` points are joined."""
+
+    label: Text
+    x: Cell
+    y: Cell
+    group: int
+    frontier: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scatter:
+    """Labelled points by group, an optional frontier, and guide lines y = factor * x."""
+
+    key: str
+    title: Text
+    x_title: Text
+    y_title: Text
+    groups: tuple[Text, ...]
+    points: tuple[Point, ...]
+    log_x: bool = True
+    log_y: bool = False
+    guides: tuple[tuple[float, Text], ...] = ()
+    height: int = 420
+
+    def draw(self, language: Language) -> str:
+        """The chart as an `<svg>` element."""
+        canvas = Canvas(self.height, self.title.to(language), self.alt(language))
+        bottom, top = self.height - 50, 66
+        x = self._scale([p.x for p in self.points], LEFT, 700, self.log_x)
+        y = self._scale([p.y for p in self.points], bottom, top, self.log_y)
+        draw_axes(canvas, x, y, self.x_title.to(language), self.y_title.to(language))
+        at, line = 4.0, 10
+        for index, name in enumerate(self.groups):
+            width = 34 + text_width(name.to(language))
+            if at + width > 716:
+                at, line = 4.0, line + 19
+            canvas.marker(at + 8, line, style(index))
+            canvas.text(at + 18, line + 4, name.to(language))
+            at += width
+        self._draw_guides(canvas, x, y, language)
+        ends = [p for p in self.points if p.frontier]
+        ends.sort(key=lambda p: p.x.value or 0.0)
+        if len(ends) > 1:
+            canvas.path([(x(p.x.value or 1), y(p.y.value or 1)) for p in ends], style(5), 1.5)
+        spots = [(x(p.x.value or 1), y(p.y.value or 1)) for p in self.points]
+        for point, spot in zip(self.points, spots, strict=True):
+            canvas.marker(*spot, style(point.group))
+        labels = [p.label.to(language) for p in self.points]
+        for point, label, spot, place in zip(
+            self.points, labels, spots, place_labels(labels, spots, (LEFT, 716, top - 8, bottom)),
+            strict=True,
+        ):  # fmt: skip
+            kind = point.y.parent.kind
+            if abs(place[1] - spot[1]) > 22:
+                canvas.line(*spot, place[0] + 2, place[1] - 4, SOFT, 0.7)
+            canvas.text(*place, f"{label} {SYMBOL[kind]}", kind="name")
+        return canvas.render()
+
+    def _draw_guides(self, canvas: Canvas, x: Scale, y: Scale, language: Language) -> None:
+        for factor, name in self.guides:
+            low, high = max(x.low, y.low / factor), min(x.high, y.high / factor)
+            if low < high:
+                canvas.line(x(low), y(low * factor), x(high), y(high * factor), SOFT, 1, "4 3")
+                canvas.text(x(high) - 4, y(high * factor) + 14, name.to(language), anchor="end",
+                            kind="tick", colour=SOFT, size=11)  # fmt: skip
+
+    @staticmethod
+    def _scale(cells: Sequence[Cell], start: float, stop: float, log: bool) -> Scale:
+        values = [cell.value for cell in cells if cell.value is not None]
+        low, high = min(values), max(values)
+        if log:
+            return Scale(low / 1.35, high * 1.35, start, stop, True)
+        margin = 0.12 * (high - low or 1)
+        return Scale(max(low - margin, 0) if low >= 0 else low, high + margin, start, stop)
+
+    def alt(self, language: Language) -> str:
+        """The chart in words."""
+        return "; ".join(
+            f"{p.label.to(language)}: {p.x.show(language)}, {p.y.show(language)}"
+            for p in self.points
+        )
+
+    def data(self) -> Iterator[Datum]:
+        """Both figures of every point."""
+        for point in self.points:
+            yield Datum(self.x_title, point.label, point.x)
+            yield Datum(self.y_title, point.label, point.y)
+
+
+def place_labels(
+    labels: Sequence[str],
+    spots: Sequence[tuple[float, float]],
+    box: tuple[float, float, float, float],
+) -> list[tuple[float, float]]:
+    """A baseline point for each label: near its spot, inside the box, not upon another label.
+
+    Greedy, in reading order; the first free of a fixed list of places wins, the last resort is
+    the place to the right.
+    """
+    left, right, top, bottom = box
+    taken = [(sx - 6, sy - 6, sx + 6, sy + 6) for sx, sy in spots]
+    placed = []
+    for label, (sx, sy) in zip(labels, spots, strict=True):
+        width = text_width(label + " ◎") + 2
+        offsets = [
+            (dx, dy)
+            for dy in (4, -10, 20, -24, 34, -38, 48, -52, 62)
+            for dx in (9, -9 - width, -width / 2)
+            if not (dx == -width / 2 and dy == 4)
+        ]
+        best = (sx + 9, sy + 4)
+        for dx, dy in offsets:
+            area = (sx + dx, sy + dy - 11, sx + dx + width, sy + dy + 3)
+            inside = area[0] > left and area[2] < right and area[1] > top and area[3] < bottom
+            if inside and not any(_overlap(area, other) for other in taken):
+                best = (sx + dx, sy + dy)
+                break
+        taken.append((best[0], best[1] - 11, best[0] + width, best[1] + 3))
+        placed.append(best)
+    return placed
+
+
+def _overlap(
+    one: tuple[float, float, float, float], other: tuple[float, float, float, float]
+) -> bool:
+    apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+    return not apart
