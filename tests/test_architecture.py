@@ -27,13 +27,15 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 50
 
 # Part -> the parts it may import (docs/architecture.md draws the same table).
-GROUND = {"errors", "config", "formats"}
+GROUND = {"errors", "strict_json", "config", "formats"}
 MODEL = GROUND | {"kernels", "checkpoint", "parallel"}
 ENGINE = MODEL | {"model", "chat"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "config": {"errors"},
+    "strict_json": {"errors"},
+    "config": {"errors", "strict_json"},
     "formats": {"errors", "config"},
+    "machine": {"errors"},
     "chat": GROUND,
     "checkpoint": GROUND,
     "plan": GROUND,
@@ -45,10 +47,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": ENGINE | {"engine"},
     "server": ENGINE | {"engine", "api"},
     "conform": ENGINE | {"engine", "api", "server"},
-    "cli": ENGINE | {"engine", "train", "api", "server", "conform", "plan"},
+    "cli": ENGINE | {"engine", "train", "api", "server", "conform", "plan", "machine"},
     "__init__": {"api"},
 }
-TORCH_FREE = {"errors", "config", "formats", "plan", "chat"}
+TORCH_FREE = {"errors", "strict_json", "config", "formats", "machine", "plan", "chat"}
 HEAVY = {"torch", "numpy", "matplotlib", "transformers", "tokenizers", "safetensors"}
 # Packages that may be missing or are slow to import and rarely needed: a function may import them.
 OPTIONAL = {"huggingface_hub", "matplotlib", "rich", "triton", "torch_npu"}

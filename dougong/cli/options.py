@@ -98,8 +98,9 @@ class Progress:
         self.shown_s: float | None = None
         self.terminal = sys.stderr.isatty()
 
-    def update(self, done: int) -> None:
-        """Says that `done` of the total is done, if it is time to say so."""
+    def update(self, done: int, before: int = 0) -> None:
+        """Says that `before + done` of the total is done, if it is time to say so."""
+        done += before
         now = time.monotonic()
         elapsed_s = now - self.start_s
         wait_s = 0.5 if self.terminal else 10.0

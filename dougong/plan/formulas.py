@@ -9,6 +9,7 @@ from dougong.plan.flops import CONVENTION, decode_flops, decode_flops_fp8_equiva
 from dougong.plan.kv import (
     IndexFormat,
     KVFormat,
+    compressor_state_bytes,
     gqa_bytes_per_token,
     index_key_bytes,
     kv_bytes,
@@ -33,6 +34,7 @@ __all__ = [
     "KVFormat",
     "bf16_bytes",
     "checkpoint_bytes",
+    "compressor_state_bytes",
     "decode_flops",
     "decode_flops_fp8_equivalent",
     "gqa_bytes_per_token",
@@ -63,6 +65,8 @@ def _figure(value: float, unit: str, formula: str, source: str) -> Quantity:
 def model_figures(config: ModelConfig, context_len: int = MILLION_TOKENS) -> dict[str, Quantity]:
     """Size, cache and FLOPs of a model at `context_len`, each with formula, unit and source."""
     flops = decode_flops_fp8_equivalent(config, context_len)
+    states = compressor_state_bytes(config)
+    cache = kv_bytes(config, context_len) - states
     per_token = "n_csa (E + K)/4 + n_hca E/128; V3: layers (E + K)"
     return {
         "parameters_total": _figure(
@@ -79,8 +83,9 @@ def model_figures(config: ModelConfig, context_len: int = MILLION_TOKENS) -> dic
             checkpoint_bytes(config), "B", "stored formats with scales", "architecture.md 5.1, 6.1"
         ),
         "kv_bytes_per_token": _figure(kv_bytes_per_token(config), "B/token", per_token, _CACHE),
-        "kv_bytes": _figure(
-            kv_bytes(config, context_len), "B", "entries + windows + compressor states", _CACHE
+        "kv_bytes": _figure(cache, "B", "entries + windows", _CACHE),
+        "compressor_state_bytes": _figure(
+            states, "B", "pending compressor tokens, fp32, at any context", _CACHE
         ),
         "decode_flops_fp8_equivalent": _figure(flops.total, "FLOP/token", CONVENTION, _FLOPS),
         "decode_flops": _figure(

@@ -72,23 +72,35 @@ def kv_bytes_per_token(
     return sum((entry + (key if ratio == 4 else 0)) / ratio for ratio in ratios if ratio)
 
 
-def kv_state_bytes(config: ModelConfig, kv_format: KVFormat = "fp8") -> int:
-    """Bytes that a V4 request holds at any context: windows and compressor states; 0 for V3.
+def compressor_state_bytes(config: ModelConfig) -> int:
+    """Bytes of a V4 request's pending compressor tokens, fp32, at any context; 0 for V3.
 
-        layers * window * E + fp32 states: HCA 2*128*c*4, CSA 2*8*2c*4, indexer 2*8*2k*4 a layer
+        HCA 2*128*c*4, CSA 2*8*2c*4, indexer 2*8*2k*4 a layer
 
-    Source: architecture.md 9.1 (constant part).
+    Source: architecture.md 9.1 (its cache totals leave these out).
     """
     if isinstance(config, V3Config):
         return 0
-    entry = kv_entry_bytes(config, kv_format)
-    total = config.num_hidden_layers * config.sliding_window * entry
+    total = 0
     for ratio in config.compress_ratios[: config.num_hidden_layers]:
         if ratio == 4:
             total += 2 * 8 * 2 * (config.head_dim + config.index_head_dim) * 4
         elif ratio:
             total += 2 * ratio * config.head_dim * 4
     return total
+
+
+def kv_state_bytes(config: ModelConfig, kv_format: KVFormat = "fp8") -> int:
+    """Bytes that a V4 request holds at any context: windows and compressor states; 0 for V3.
+
+        layers * window * E + compressor states
+
+    Source: architecture.md 9.1 (constant part).
+    """
+    if isinstance(config, V3Config):
+        return 0
+    windows = config.num_hidden_layers * config.sliding_window * kv_entry_bytes(config, kv_format)
+    return windows + compressor_state_bytes(config)
 
 
 def kv_bytes(

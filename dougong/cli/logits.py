@@ -1,0 +1,173 @@
+"""`dougong logits`: what a model computes for given token ids, to compare engines by."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dougong.cli import options
+from dougong.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dougong.api import Model
+
+
+class Chunks(click.ParamType[list[int]]):
+    """A list of piece sizes such as 1,7,128; a closing `...` is allowed and changes nothing."""
+
+    name = "sizes"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:
+        """The sizes as integers, each 1 or more."""
+        words = value.removesuffix(",...").split(",")
+        if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+            self.fail(
+                f"{value!r} is not a list of sizes of 1 or more, such as 1,7,128.", param, ctx
+            )
+        return [int(word) for word in words]
+
+
+@click.command("logits")
+@click.argument("model")
+@click.option(
+    "--tokens",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Safetensors file with `input_ids`, int64 [B, S].",
+)
+@click.option(
+    "--out",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Safetensors file to write `logits` [B, S, V] to.",
+)
+@options.backend_option
+@options.dtype_option
+@options.rounding_option
+@click.option(
+    "--chunks",
+    type=Chunks(),
+    default=None,
+    help="Cut each sequence into pieces of these sizes, the last one repeating.",
+)
+@click.option("--mtp", is_flag=True, help="Write `mtp_logits` [B, S-1, V] of MTP block 0 as well.")
+@options.threads_option
+@options.json_option
+def command(
+    model: str, tokens: Path, out: Path, backend: str, dtype: str, rounding: str,
+    chunks: list[int] | None, mtp: bool, threads: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Write MODEL's logits for every position of the sequences in a file.
+
+    Logits are float32, or float64 with --dtype float64.
+
+    \b
+    Example:
+      dougong logits nano --tokens ids.safetensors --out logits.safetensors --chunks 1,7,128
+
+    \b
+    JSON: model, out, batch, tokens_per_sequence, vocab_size, dtype, mtp, seconds
+    """
+    check_paths(tokens, out)
+    options.set_threads(threads)
+    from dougong.api import load
+
+    start_s = time.monotonic()
+    ids_BS = read_tokens(tokens)
+    loaded = load(model, backend=backend, dtype=dtype, rounding=rounding)
+    tensors = compute(loaded, ids_BS, chunks, mtp)
+    write(tensors, out)
+    batch, num_tokens, vocab_size = tensors["logits"].shape
+    report: dict[str, Any] = {
+        "model": model,
+        "out": str(out),
+        "batch": batch,
+        "tokens_per_sequence": num_tokens,
+        "vocab_size": vocab_size,
+        "dtype": str(tensors["logits"].dtype).removeprefix("torch."),
+        "mtp": mtp,
+        "seconds": round(time.monotonic() - start_s, 3),
+    }
+    text = "{out}: {batch} x {tokens_per_sequence} x {vocab_size} logits, {dtype}, {seconds} s"
+    options.emit(report, as_json, text.format(**report))
+
+
+def check_paths(tokens: Path, out: Path) -> None:
+    """Refuses what would fail only after a long computation, or overwrite the input."""
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: the folder {out.absolute().parent} does not exist.")
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; name a file.")
+    if out.exists() and tokens.exists() and out.samefile(tokens):
+        raise InputError(f"--out {out} is the file with the tokens; name another one.")
+
+
+def read_tokens(path: Path) -> torch.Tensor:
+    """`input_ids` int64 [B, S] of a safetensors file.
+
+    Raises InputError if the file or the tensor is missing, unreadable, or of another kind.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"--tokens {path}: there is no such file.")
+    try:
+        with safe_open(path, "pt") as file:
+            if "input_ids" not in file.keys():  # noqa: SIM118 - not a dict
+                raise InputError(f"--tokens {path}: it has no tensor named input_ids.")
+            ids_BS: torch.Tensor = file.get_tensor("input_ids")
+    except SafetensorError as error:
+        raise InputError(f"--tokens {path}: not a safetensors file ({error}).") from error
+    if ids_BS.dtype != torch.int64 or ids_BS.dim() != 2 or ids_BS.numel() == 0:
+        raise InputError(
+            f"--tokens {path}: input_ids is {ids_BS.dtype} {list(ids_BS.shape)}; "
+            "expected int64 [B, S] with at least one token."
+        )
+    return ids_BS
+
+
+def compute(
+    model: Model, ids_BS: torch.Tensor, chunks: list[int] | None, mtp: bool
+) -> dict[str, torch.Tensor]:
+    """`logits` [B, S, V] and, if asked for, `mtp_logits` [B, S - 1, V]; float32 or float64."""
+    import torch
+
+    batch, num_tokens = ids_BS.shape
+    progress = options.Progress("logits", batch * num_tokens, "tokens")
+    main: list[torch.Tensor] = []
+    drafted: list[torch.Tensor | None] = []
+    for ids_S in ids_BS:
+        before = len(main) * num_tokens
+        report = functools.partial(progress.update, before=before)
+        logits_SV, mtp_SV = model.all_logits(ids_S, chunks, mtp=mtp, report=report)
+        main.append(logits_SV)
+        drafted.append(mtp_SV)
+    progress.close()
+    tensors = {"logits": torch.stack(main)}
+    if mtp:
+        tensors["mtp_logits"] = torch.stack([part for part in drafted if part is not None])
+    return tensors
+
+
+def write(tensors: dict[str, torch.Tensor], out: Path) -> None:
+    """Writes the file whole or not at all: a reader never sees half of it."""
+    from safetensors.torch import save_file
+
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)

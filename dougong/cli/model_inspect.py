@@ -1,0 +1,139 @@
+"""`dougong model inspect`: what a model is made of and what it costs, beside V3.2."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dougong.cli import options
+
+if TYPE_CHECKING:
+    from dougong.config import V3Config, V4Config
+
+YARDSTICK = "v3.2"
+KINDS = {
+    "swa": "sliding window only",
+    "csa": "compressed sparse (4:1, top-k)",
+    "hca": "heavily compressed (128:1)",
+    "mla": "latent attention (dense)",
+    "dsa": "latent attention with top-k",
+}
+ROWS = (
+    ("parameters_total", "parameters, total"),
+    ("parameters_active", "parameters, active"),
+    ("parameters_mtp", "parameters, MTP"),
+    ("checkpoint_bytes", "checkpoint"),
+    ("kv_bytes_per_token", "KV cache per token"),
+    ("kv_bytes", "KV cache at {context}"),
+    ("compressor_state_bytes", "compressors' pending tokens"),
+    ("decode_flops_fp8_equivalent", "FLOPs per token at {context}, FP8-equivalent"),
+    ("decode_flops", "FLOPs per token at {context}, plain"),
+)
+# Steps of a thousand, by the first word of a figure's unit.
+STEPS = {
+    "parameters": ("", "K", "M", "B", "T"),
+    "B": ("B", "kB", "MB", "GB", "TB"),
+    "FLOP": ("F", "kF", "MF", "GF", "TF"),
+}
+
+
+@click.command("inspect")
+@click.argument("model")
+@click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    default=2**20,
+    show_default=True,
+    help="Tokens in the context at which cache and FLOPs are counted.",
+)
+@options.json_option
+def command(model: str, context: int, as_json: bool) -> None:
+    """Count MODEL's layers, parameters, bytes, KV cache and FLOPs, beside V3.2's.
+
+    MODEL may be a preset: v4-flash, v4-pro, v3, v3.2, nano, mini, m97. FP8-equivalent counts a
+    BF16 operation as 2, FP8 as 1, FP4 as 0.5; plain counts every multiply-add as 2.
+
+    \b
+    Example:
+      dougong model inspect v4-pro --context 131072
+
+    \b
+    JSON: model, kind, context_tokens, layers, hash_routed_layers, mtp_blocks, figures and
+    yardstick (each figure: value, unit, formula, source), ratios, files_bytes
+    """  # fmt: skip
+    report = examine(model, context)
+    options.emit(report, as_json, describe(report))
+
+
+def examine(model: str, context: int) -> dict[str, Any]:
+    """The figures of `model` and of V3.2, under the keys of `--json`."""
+    from dougong.config import V3Config, load_config
+    from dougong.plan.formulas import layer_kinds, model_figures
+
+    config, files_bytes = find(model)
+    figures = model_figures(config, context)
+    yardstick = model_figures(load_config(YARDSTICK), context)
+    return {
+        "model": model,
+        "kind": "v3" if isinstance(config, V3Config) else "v4",
+        "context_tokens": context,
+        "layers": dict(Counter(layer_kinds(config))),
+        "hash_routed_layers": getattr(config, "num_hash_layers", 0),
+        "mtp_blocks": config.num_nextn_predict_layers,
+        "figures": {name: figure.as_dict() for name, figure in figures.items()},
+        "yardstick": {name: figure.as_dict() for name, figure in yardstick.items()},
+        "ratios": {
+            name: figure.value / base
+            for name, figure in figures.items()
+            if figure.value is not None and (base := yardstick[name].value)
+        },
+        "files_bytes": files_bytes,
+    }
+
+
+def find(model: str) -> tuple[V3Config | V4Config, int | None]:
+    """The configuration of a preset or a checkpoint, and the bytes of the checkpoint's files."""
+    from dougong.checkpoint.locate import find_checkpoint, shipped_names
+    from dougong.config import PRESETS, load_config
+
+    if model in PRESETS and model not in shipped_names():
+        return load_config(model), None
+    from dougong.checkpoint import open_checkpoint
+
+    folder = find_checkpoint(model)
+    files_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return open_checkpoint(folder).config, files_bytes
+
+
+def describe(report: dict[str, Any]) -> str:
+    """The report as a table."""
+    context = f"{report['context_tokens']:,}"
+    kinds = [f"{count} {KINDS[kind]}" for kind, count in report["layers"].items()]
+    lines = [f"{report['model']}: {sum(report['layers'].values())} layers: {', '.join(kinds)}"]
+    if report["hash_routed_layers"]:
+        lines.append(f"experts picked by token id in the first {report['hash_routed_layers']}")
+    if report["mtp_blocks"]:
+        lines.append(f"MTP blocks: {report['mtp_blocks']}")
+    lines += ["", f"{'':<46}{report['model'][-16:]:>16}{'V3.2':>16}{'ratio':>9}"]
+    for name, label in ROWS:
+        ratio = report["ratios"].get(name)
+        values = [human(report[side][name]) for side in ("figures", "yardstick")]
+        lines.append(
+            f"{label.format(context=context):<46}{values[0]:>16}{values[1]:>16}"
+            + ("" if ratio is None else f"{ratio:>9.3f}")
+        )
+    if report["files_bytes"] is not None:
+        size = human({"value": report["files_bytes"], "unit": "B"})
+        lines.append(f"{'safetensors files':<46}{size:>16}")
+    return "\n".join(lines)
+
+
+def human(figure: dict[str, Any]) -> str:
+    """A figure in steps of a thousand, such as 284.332 B (parameters) or 3.514 kB."""
+    value, step = figure["value"], 0
+    steps = STEPS[figure["unit"].split("/")[0]]
+    while value >= 1000 and step < len(steps) - 1:
+        value, step = value / 1000, step + 1
+    return f"{value:,.3f} {steps[step]:<2}"
