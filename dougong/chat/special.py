@@ -18,6 +18,7 @@ THINK: Final = "<think>"
 END_THINK: Final = "</think>"
 DSML: Final = "｜DSML｜"
 LATEST_REMINDER: Final = "<｜latest_reminder｜>"
+EXTRACTED_URL: Final = "<｜extracted_url｜>"
 
 # Quick-instruction tasks: the value of a message's `task` field -> the token that asks for it.
 TASKS: Final = {
@@ -77,7 +78,7 @@ TRAILING: Final = (
     "</dsml:",
     "<｜search▁begin｜>",
     "<｜search▁end｜>",
-    "<｜extracted_url｜>",
+    EXTRACTED_URL,
     TASKS["read_url"],
     "<｜end_of_query｜>",
 )

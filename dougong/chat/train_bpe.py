@@ -45,7 +45,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     if vocab_size < smallest:
         raise InputError(
             f"vocab_size {vocab_size} is too small: the special strings, the {NUM_BYTES} bytes and"
-            f" one merge need at least {smallest} ids"
+            f" one merge need at least {smallest} ids."
         )
     tokenizer = _untrained()
     trainer = trainers.BpeTrainer(
@@ -60,7 +60,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     if found != num_merged:
         raise InputError(
             f"the training texts give only {found + len(special.TRAILING)} of the {vocab_size} ids"
-            " asked for: give more text or a smaller vocab_size"
+            " asked for: give more text or a smaller vocab_size."
         )
     # special=False as in V4: skipping special tokens in a decode must keep think and DSML tags.
     tokenizer.add_tokens([AddedToken(text, special=False) for text in special.TRAILING])
