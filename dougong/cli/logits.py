@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from pathlib import Path
@@ -145,12 +144,15 @@ def compute(
     import torch
 
     batch, num_tokens = ids_BS.shape
-    progress = options.Progress("logits", batch * num_tokens, "tokens")
+    progress = options.Progress("logits")
     main: list[torch.Tensor] = []
     drafted: list[torch.Tensor | None] = []
     for ids_S in ids_BS:
         before = len(main) * num_tokens
-        report = functools.partial(progress.update, before=before)
+
+        def report(done: int, of: int, before: int = before) -> None:
+            progress.update(before + done, batch * num_tokens)
+
         logits_SV, mtp_SV = model.all_logits(ids_S, chunks, mtp=mtp, report=report)
         main.append(logits_SV)
         drafted.append(mtp_SV)

@@ -6,9 +6,12 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from dougong.api import Model
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,26 +51,47 @@ dtype_option = click.option(
 )
 
 
-def sampling_options(command: F) -> F:
-    """Adds the options that say how a token is drawn from the logits."""
+def model_options(command: F) -> F:
+    """Adds --model and how it is loaded; `load` takes what they collect."""
     for option in reversed(
-        (
-            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-                         help="The same seed gives the same answer."),
-            click.option("--temperature", type=click.FloatRange(min=0), default=1.0,
-                         show_default=True, help="0 always takes the likeliest token."),
-            click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0,
-                         show_default=True, help="Keep the likeliest tokens up to this mass."),
-            click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True,
-                         help="Keep this many likeliest tokens; 0 keeps all."),
-            click.option("--min-p", type=click.FloatRange(0, 1), default=0.0, show_default=True,
-                         help="Drop tokens below this fraction of the likeliest one."),
-            click.option("--max-tokens", type=click.IntRange(min=1), default=256,
-                         show_default=True, help="Stop after this many new tokens."),
-        )
-    ):  # fmt: skip
+        (model_option, backend_option, dtype_option, rounding_option, threads_option)
+    ):
         command = option(command)
     return command
+
+
+def asking_options(command: F) -> F:
+    """Adds the options of `Model.stream`: how to think, how to draw, when to stop."""
+    for option in reversed(ASKING):
+        command = option(command)
+    return command
+
+
+ASKING = (
+    click.option("--thinking", is_flag=True, help="Let the model reason before it answers."),
+    click.option("--effort", default=None, help="How hard to reason: high or max."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+                 help="The same seed gives the same answer."),
+    click.option("--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True,
+                 help="0 always takes the likeliest token."),
+    click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0,
+                 show_default=True, help="Keep the likeliest tokens up to this mass."),
+    click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True,
+                 help="Keep this many likeliest tokens; 0 keeps all."),
+    click.option("--min-p", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+                 help="Drop tokens below this fraction of the likeliest one."),
+    click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True,
+                 help="Stop after this many new tokens."),
+)  # fmt: skip
+
+
+def load(words: dict[str, Any]) -> Model:
+    """Loads the model that the options of `model_options` name, and takes them out of `words`."""
+    from dougong.api import load as load_model
+
+    set_threads(words.pop("threads"))
+    name = words.pop("model")
+    return load_model(name, **{key: words.pop(key) for key in ("backend", "dtype", "rounding")})
 
 
 def set_threads(threads: int | None) -> None:
@@ -92,26 +116,26 @@ class Progress:
     A terminal sees the line rewritten twice a second; a file or pipe gets a line every ten seconds.
     """
 
-    def __init__(self, what: str, total: int, unit: str) -> None:
-        self.what, self.total, self.unit = what, total, unit
+    def __init__(self, what: str) -> None:
+        self.what = what
         self.start_s = time.monotonic()
         self.shown_s: float | None = None
         self.terminal = sys.stderr.isatty()
 
-    def update(self, done: int, before: int = 0) -> None:
-        """Says that `before + done` of the total is done, if it is time to say so."""
-        done += before
+    def update(self, done: int, total: int) -> None:
+        """Says that `done` of `total` tokens are done, if it is time to say so."""
         now = time.monotonic()
         elapsed_s = now - self.start_s
         wait_s = 0.5 if self.terminal else 10.0
         if elapsed_s < 2.0 or (self.shown_s is not None and now - self.shown_s < wait_s):
             return
         self.shown_s = now
-        left_s = elapsed_s / max(done, 1) * (self.total - done)
-        line = f"{self.what}: {done}/{self.total} {self.unit}, {left_s:.0f} s left"
+        left_s = elapsed_s / max(done, 1) * (total - done)
+        line = f"{self.what}: {done} of {total} tokens, {left_s:.0f} s left"
         click.echo(f"\r{line}\x1b[K" if self.terminal else line, err=True, nl=not self.terminal)
 
     def close(self) -> None:
         """Clears the line."""
         if self.terminal and self.shown_s is not None:
             click.echo("\r\x1b[K", err=True, nl=False)
+            self.shown_s = None

@@ -6,6 +6,7 @@ Shapes: S tokens of one sequence, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, repeat
 
 import torch
@@ -18,7 +19,7 @@ from dougong.model.transformer import Transformer
 
 PREFILL_TOKENS = 1024  # bounds the memory of a long prompt; the answer does not depend on it
 
-Report = Callable[[int], None]  # told how many tokens are done
+Report = Callable[[int, int], None]  # told how many tokens are done, and of how many
 
 
 def pieces(num_tokens: int, chunks: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -31,6 +32,19 @@ def pieces(num_tokens: int, chunks: Sequence[int]) -> Iterator[tuple[int, int]]:
         low += size
 
 
+@dataclass(frozen=True)
+class Limits:
+    """When an answer ends, and which ids it may hold.
+
+    `num_ids`: ids from here on are never drawn; an embedding can have more rows than the tokenizer
+    has tokens, and such an id has no text. None allows the whole vocabulary.
+    """
+
+    max_tokens: int
+    stop_ids: frozenset[int] = frozenset()
+    num_ids: int | None = None
+
+
 class Request:
     """One sequence on one model: the tokens that its state holds, and the next token's logits."""
 
@@ -38,9 +52,10 @@ class Request:
         self.model = model
         self.state: RequestState = model.new_state()
         self.held_ids: list[int] = []
+        self.reused_tokens = 0  # of the last prompt: how many were held already
 
-    def keep_prefix(self, ids: Sequence[int]) -> int:
-        """Makes what is held a proper prefix of `ids` and returns its length.
+    def keep_prefix(self, ids: Sequence[int]) -> None:
+        """Makes what is held a proper prefix of `ids`, as long as possible.
 
         A conversation's next prompt mostly begins with what was just computed. What cannot be
         rolled back is computed again.
@@ -54,7 +69,6 @@ class Request:
         except InputError:
             self.state, shared = self.model.new_state(), 0
         self.held_ids = list(ids[:shared])
-        return shared
 
     @torch.inference_mode()
     def feed(self, ids: Sequence[int]) -> Tensor:
@@ -78,24 +92,23 @@ class Request:
                 f"the prompt has {len(ids)} tokens and this model takes {limit} "
                 "(max_position_embeddings); shorten it."
             )
-        done = self.keep_prefix(ids)
+        self.keep_prefix(ids)
+        done = self.reused_tokens = len(self.held_ids)
         for low, high in pieces(len(ids) - done, [PREFILL_TOKENS]):
             logits_V = self.feed(ids[done + low : done + high])
             if report is not None:
-                report(done + high)
+                report(done + high, len(ids))
         return logits_V
 
-    def decode(
-        self, logits_V: Tensor, params: SamplingParams, max_tokens: int, stop_ids: frozenset[int]
-    ) -> Iterator[int]:
-        """Draws up to `max_tokens` tokens, the first from `logits_V`; ends behind a stop token.
+    def decode(self, logits_V: Tensor, params: SamplingParams, limits: Limits) -> Iterator[int]:
+        """Draws tokens, the first from `logits_V`, until a stop token or the largest number.
 
         The stop token is yielded too, so that the caller knows why the sequence ended.
         """
-        for remaining in range(max_tokens, 0, -1):
-            token = sample(logits_V, params, len(self.held_ids))
+        for remaining in range(limits.max_tokens, 0, -1):
+            token = sample(logits_V[: limits.num_ids], params, len(self.held_ids))
             yield token
-            if token in stop_ids or remaining == 1:
+            if token in limits.stop_ids or remaining == 1:
                 return
             logits_V = self.feed([token])
 
@@ -112,7 +125,7 @@ def all_logits(
     """Logits of every position of one sequence: ([S, V], [S - 1, V] of MTP block 0 or None).
 
     Args:   ids_S: int64; chunks: sizes of the pieces to cut it into, the last one repeating; None
-            takes the sequence at once.  report: told after each piece how many tokens are done.
+            takes the sequence at once.  report: told after each piece how far it is.
     Raises: InputError if `mtp` is asked of a model without MTP blocks.
     """
     if mtp and not len(model.mtp):
@@ -130,7 +143,7 @@ def all_logits(
             drafted_TSD = model.mtp_streams(streams_TSD[:count], next_ids, [count], [state])
             mtp_parts.append(model.mtp_logits(drafted_TSD))
         if report is not None:
-            report(high)
+            report(high, num_tokens)
     logits_SV = torch.cat(main_parts)
     if not mtp:
         return logits_SV, None
