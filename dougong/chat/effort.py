@@ -4,7 +4,7 @@ A profile belongs to a family of checkpoints. Neither config.json nor the tokeni
 apart, so the caller says which one a checkpoint was trained with.
 
 Source: encoding_dsv4.py of the April 2026 release ("preview") and of the 0731 and 0813 refreshes.
-Checked by: tests/parity/test_render_against_recipe.py.
+Checked by: tests/parity/test_prompt_against_recipe.py.
 """
 
 from typing import Final, Literal

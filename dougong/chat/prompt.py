@@ -5,8 +5,8 @@ errors where it would silently drop something (see messages.py), and that the id
 text never are special (see pieces.py). `tokenizer.encode(render(...))` has the official ids, in
 which a caller's text can forge markup; use it only for texts of your own.
 
-Source: encoding_dsv4.py of the V4 release. Checked by: tests/parity/test_render.py and
-tests/parity/test_render_against_recipe.py.
+Source: encoding_dsv4.py of the V4 release. Checked by: tests/parity/test_prompt.py and
+tests/parity/test_prompt_against_recipe.py.
 """
 
 from collections.abc import Mapping, Sequence

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dougong.chat import special
-from dougong.chat.render import render, render_pieces
+from dougong.chat.prompt import render, render_pieces
 
 FOLDER = Path(__file__).parent / "encoding"
 # Number of the conversation -> whether its prompt was rendered in thinking mode.
