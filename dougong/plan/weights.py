@@ -8,8 +8,10 @@ Source: architecture.md 5.1 (stored formats) and 6.1 (shapes); V3 and V3.2 as in
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from dougong.config import V3Config, V4Config
@@ -377,3 +379,12 @@ def mtp_weights(config: ModelConfig) -> list[Weight]:
         )
         weights.append(projection)
     return weights
+
+
+@lru_cache(maxsize=64)
+def grouped_weights(
+    config: ModelConfig, part: Literal["main", "mtp"]
+) -> tuple[tuple[Weight, int], ...]:
+    """The inventory with equal lines of different layers merged: (weight, how many layers)."""
+    lines = main_weights(config) if part == "main" else mtp_weights(config)
+    return tuple(Counter(replace(line, layer=-1) for line in lines).items())
