@@ -69,8 +69,9 @@ def word_problem(rng: random.Random) -> Sample:
     """One person, one kind of thing, one step."""
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
     sign = rng.choice("+-")
-    a, b = _operands(rng, sign, 20)
-    a, b = max(a, 2), max(min(b, a), 2)
+    a, b = 0, 0
+    while min(a, b) < 2:
+        a, b = _operands(rng, sign, 20)
     result = a + b if sign == "+" else a - b
     change = rng.choice(("gets", "finds", "buys") if sign == "+" else ("gives away", "loses"))
     more = " more" if sign == "+" else " of them"

@@ -1,0 +1,126 @@
+"""The training loss: next token, the token after next (MTP), and expert balance.
+
+Shapes: T tokens, S streams, D hidden size, E experts, K experts per token, B samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dougong.kernels.router import router_scores
+from dougong.model.moe import Router
+from dougong.model.transformer import Transformer
+from dougong.train.data.mixture import PackedBatch
+
+
+@dataclass
+class Losses:
+    """The loss to descend, its parts as numbers, and the experts' loads per router."""
+
+    total: Tensor
+    next_token: float
+    mtp: float
+    balance: float
+    loads: dict[str, Tensor]
+
+
+@dataclass
+class Routing:
+    """What one router did in one forward pass."""
+
+    scores_TE: Tensor
+    experts_TK: Tensor
+
+
+@contextmanager
+def observed_routing(model: nn.Module) -> Iterator[dict[str, Routing]]:
+    """Records what every score-routed router computes inside the block (name -> Routing)."""
+    seen: dict[str, Routing] = {}
+
+    def watch(name: str, router: Router) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, Tensor], output: Any) -> None:
+            seen[name] = Routing(router_scores(inputs[0], router.weight), output[1])
+
+        return router.register_forward_hook(hook)
+
+    routers = [(n, m) for n, m in model.named_modules() if isinstance(m, Router)]
+    handles = [watch(name, router) for name, router in routers if router.bias is not None]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def weighted_cross_entropy(logits_TV: Tensor, target_T: Tensor, weight_T: Tensor) -> Tensor:
+    """Mean of the tokens' cross entropies, each counted by its weight."""
+    each_T = F.cross_entropy(logits_TV, target_T, reduction="none")
+    return (each_T * weight_T).sum() / weight_T.sum().clamp_min(1e-9)
+
+
+def sequence_balance(routing: Routing, lengths: list[int]) -> Tensor:
+    """How unevenly each sample's tokens use the experts, averaged over samples; 1 = even.
+
+    sum over experts of (share of slots x E) * (mean normalized score), as in DeepSeek-V3.
+    """
+    num_samples, (num_tokens, num_experts) = len(lengths), routing.scores_TE.shape
+    length_B = torch.tensor(lengths)
+    sample_T = torch.repeat_interleave(torch.arange(num_samples), length_B)
+    chosen_TE = torch.zeros(num_tokens, num_experts).scatter_(1, routing.experts_TK, 1.0)
+    share_TE = routing.scores_TE / routing.scores_TE.sum(-1, keepdim=True)
+    zeros_BE = torch.zeros(num_samples, num_experts)
+    slots_BE = zeros_BE.index_add(0, sample_T, chosen_TE) / length_B[:, None]
+    mean_BE = zeros_BE.index_add(0, sample_T, share_TE.float()) / length_B[:, None]
+    top_k = routing.experts_TK.shape[1]
+    return (slots_BE * mean_BE).sum(-1).mean() * num_experts / top_k
+
+
+def training_loss(
+    model: Transformer, batch: PackedBatch, *, mtp_weight: float, balance_weight: float
+) -> Losses:
+    """All losses of one packed batch.
+
+    Logits are computed only where a token counts; the MTP block runs only if its weight is
+    positive.
+    """
+    with observed_routing(model) as routings:
+        streams_TSD = model(batch.ids_T, batch.lengths)
+        rows = batch.weight_T.nonzero()[:, 0]
+        logits = model.logits(streams_TSD[rows])
+        next_token = weighted_cross_entropy(logits, batch.target_T[rows], batch.weight_T[rows])
+        mtp = torch.zeros(())
+        if mtp_weight > 0 and len(model.mtp):
+            mtp = _mtp_loss(model, streams_TSD, batch)
+    balance = torch.stack(
+        [sequence_balance(routing, batch.lengths) for routing in routings.values()]
+    ).mean() if routings else torch.zeros(())  # fmt: skip
+    total = next_token + mtp_weight * mtp + balance_weight * balance
+    loads = {
+        name: torch.bincount(routing.experts_TK.flatten(), minlength=routing.scores_TE.shape[1])
+        for name, routing in routings.items()
+    }
+    return Losses(total, next_token.item(), mtp.item(), balance.item(), loads)
+
+
+def _mtp_loss(model: Transformer, streams_TSD: Tensor, batch: PackedBatch) -> Tensor:
+    streams_TSD = model.mtp_streams(streams_TSD, batch.target_T, batch.lengths)
+    rows = batch.second_weight_T.nonzero()[:, 0]
+    logits = model.mtp_logits(streams_TSD[rows])
+    return weighted_cross_entropy(logits, batch.second_T[rows], batch.second_weight_T[rows])
+
+
+@torch.no_grad()
+def balance_biases(model: nn.Module, loads: dict[str, Tensor], rate: float) -> None:
+    """Moves each router's bias by `rate` towards even loads: up where too few tokens went."""
+    for name, load_E in loads.items():
+        router = model.get_submodule(name)
+        assert isinstance(router, Router) and router.bias is not None
+        load_E = load_E.to(router.bias.dtype)
+        router.bias.add_(torch.sign(load_E.mean() - load_E), alpha=rate)
