@@ -78,10 +78,15 @@ def run(argv: Sequence[str] | None = None) -> int:
 
     Args: argv: the words after `dougong`; None reads them from the process.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = cli.main(args=argv, prog_name="dougong", standalone_mode=False)
+        # Not cli.main(): it prints and exits by itself on Ctrl-C and on a broken pipe.
+        with cli.make_context("dougong", words) as context:
+            cli.invoke(context)
         sys.stdout.flush()
-        return status if isinstance(status, int) else 0
+        return 0
+    except click.exceptions.Exit as end:  # --help and --version
+        return end.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return EXIT_USAGE
