@@ -8,8 +8,6 @@ BIN    := $(VENV)/bin
 PIP    := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip
 JOBS   ?= 2
 
-export OMP_NUM_THREADS ?= 1
-
 .DEFAULT_GOAL := help
 .PHONY: help venv dev run test lint types format docs bench clean
 
@@ -32,7 +30,7 @@ $(VENV)/dev.stamp: $(VENV)/user.stamp
 	@touch $@
 
 run: venv ## The shipped model answers a prompt
-	@OMP_NUM_THREADS=$(JOBS) $(BIN)/dougong generate "Once upon a time, a small dragon found a bell in the snow."
+	@$(BIN)/dougong generate "Once upon a time, a small dragon found a bell in the snow."
 	@printf '%s\n' '' 'What to try next:' \
 	  '  .venv/bin/dougong chat                            talk to the same model' \
 	  '  .venv/bin/dougong model inspect v4-flash          what DeepSeek-V4-Flash is, beside V3.2' \
@@ -47,7 +45,7 @@ types: dev ## mypy, strict on the package
 	$(BIN)/mypy
 
 test: lint types ## Lint, types and all tests
-	$(BIN)/pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
 format: dev ## Rewrite the sources in ruff's format
 	$(BIN)/ruff format .
@@ -57,7 +55,7 @@ docs: dev ## Write the generated pages (docs/cli.md) again
 	$(BIN)/python tools/write_cli_docs.py
 
 bench: dev ## Measure this machine; results land in bench/results
-	$(BIN)/python bench/run.py
+	set -e; for script in bench/*.py; do $(BIN)/python $$script --record; done
 
 clean: ## Remove the environment and every cache
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
