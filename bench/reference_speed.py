@@ -4,8 +4,8 @@
 
 Both read one random checkpoint (96.9 M parameters, preset m97), batch 1, float32. They run in turn,
 each in a process of its own, so that a drifting machine hits both. Per process: prefill of 2,048
-tokens in chunks of 1,024 (transformers' best) and in one call, then 20 cached decode steps; the best
-prefill and the median step count. Quoted: the median over the rounds of the paired ratios.
+tokens in chunks of 1,024 (best for transformers) and in one call, then 20 cached decode steps; the
+best prefill and the median step count. Quoted: the median over the rounds of the paired ratios.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ def report(rounds: list[dict[str, dict[str, float]]], options: argparse.Namespac
     if options.record:
         from dougong.plan.records import append_records, make_record
 
-        append_records([make_record(name, value, unit, command) for name, value, unit in records])
+        rows = [make_record(name, value, unit, command) for name, value, unit in records]
+        append_records(rows, "reference-speed")
 
 
 if __name__ == "__main__":
