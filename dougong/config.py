@@ -32,7 +32,7 @@ CountOrZero = Annotated[int, Between(0, 2**20)]
 Layers = Annotated[int, Between(1, 1024)]
 Epsilon = Annotated[float, Between(1e-30, 0.1)]
 Theta = Annotated[float, Between(1.0, 1e12)]
-Dtype = Annotated[str, OneOf("bfloat16", "float16", "float32", "float64")]
+Dtype = Annotated[str, OneOf("bfloat16", "float16", "float32")]
 
 
 @dataclass(frozen=True, kw_only=True)
