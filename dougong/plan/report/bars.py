@@ -45,10 +45,12 @@ class Bars:
         bottom = top + len(self.bars) * ROW
         for value in x.ticks():
             canvas.line(x(value), top, x(value), bottom)
-            canvas.text(x(value), bottom + 16, tick_label(value), anchor="middle", kind="tick",
-                        colour=SOFT)  # fmt: skip
-        canvas.text((left + 600) / 2, bottom + 34, self.axis.to(language), anchor="middle",
-                    colour=SOFT)  # fmt: skip
+            canvas.text(
+                x(value), bottom + 16, tick_label(value), anchor="middle", kind="tick", colour=SOFT
+            )
+        canvas.text(
+            (left + 600) / 2, bottom + 34, self.axis.to(language), anchor="middle", colour=SOFT
+        )
         for index, bar in enumerate(self.bars):
             y = top + index * ROW
             canvas.text(left - 8, y + 17, bar.label.to(language), anchor="end", kind="name")
@@ -174,10 +176,12 @@ class Pairs:
         x = Scale(0, high, left, 640)
         for value in x.ticks():
             canvas.line(x(value), top, x(value), bottom)
-            canvas.text(x(value), bottom + 16, tick_label(value), anchor="middle", kind="tick",
-                        colour=SOFT)  # fmt: skip
-        canvas.text((left + 640) / 2, bottom + 34, self.axis.to(language), anchor="middle",
-                    colour=SOFT)  # fmt: skip
+            canvas.text(
+                x(value), bottom + 16, tick_label(value), anchor="middle", kind="tick", colour=SOFT
+            )
+        canvas.text(
+            (left + 640) / 2, bottom + 34, self.axis.to(language), anchor="middle", colour=SOFT
+        )
         for index, pair in enumerate(self.pairs):
             y = top + index * ROW + ROW / 2
             canvas.text(left - 62, y + 4, pair.label.to(language), anchor="end", kind="name")
@@ -233,8 +237,9 @@ class Waterfall:
         bottom = 8 + len(self.steps) * row
         for value in x.ticks():
             canvas.line(x(value), 8, x(value), bottom)
-            canvas.text(x(value), bottom + 16, tick_label(value), anchor="middle", kind="tick",
-                        colour=SOFT)  # fmt: skip
+            canvas.text(
+                x(value), bottom + 16, tick_label(value), anchor="middle", kind="tick", colour=SOFT
+            )
         before = x.low
         for index, (step, level) in enumerate(zip(self.steps, levels, strict=True)):
             y = 8 + index * row
@@ -249,8 +254,9 @@ class Waterfall:
                 canvas.cell(stop + 6, y + 29, step.factor, language, colour=SOFT)
             before = level
         canvas.line(left, 8, left, bottom, RULE)
-        canvas.text((left + 590) / 2, bottom + 34, self.axis.to(language), anchor="middle",
-                    colour=SOFT)  # fmt: skip
+        canvas.text(
+            (left + 590) / 2, bottom + 34, self.axis.to(language), anchor="middle", colour=SOFT
+        )
         canvas.height = bottom + 42
         return canvas.render()
 

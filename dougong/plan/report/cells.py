@@ -15,6 +15,7 @@ from dougong.plan.quantity import Mark, Quantity
 from .text import Language, Text, same
 
 NO_UNIT = same("")
+AS_PUBLISHED = Text("as published", "原文所載")
 SYMBOL: dict[Mark, str] = {"computed": "ƒ", "measured": "◎", "cited": "¶", "empty": "∅"}
 
 
@@ -108,8 +109,9 @@ def cited(
     date: str = "",
 ) -> Cell:
     """A figure or phrase that a publication states."""
-    stated = how or Text("as published", "原文所載")
-    parent = Parent(kind="cited", how=stated, source=source, confidence=confidence, date=date)
+    parent = Parent(
+        kind="cited", how=how or AS_PUBLISHED, source=source, confidence=confidence, date=date
+    )
     if isinstance(value, Text):
         return Cell(parent=parent, text=value)
     return Cell(parent=parent, value=value, unit=_unit(unit), digits=digits)

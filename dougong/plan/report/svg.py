@@ -38,8 +38,16 @@ class Canvas:
     width: float = WIDTH
     parts: list[str] = field(default_factory=list)
 
-    def line(self, x1: float, y1: float, x2: float, y2: float, stroke: str = RULE,
-             width: float = 1, dash: str = "") -> None:  # fmt: skip
+    def line(
+        self,
+        x1: float,
+        y1: float,
+        x2: float,
+        y2: float,
+        stroke: str = RULE,
+        width: float = 1,
+        dash: str = "",
+    ) -> None:
         """A straight line."""
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         self.parts.append(
@@ -47,8 +55,9 @@ class Canvas:
             f'stroke="{stroke}" stroke-width="{width:g}"{dashed}/>'
         )
 
-    def rect(self, x: float, y: float, width: float, height: float, fill: str,
-             stroke: str = "none") -> None:  # fmt: skip
+    def rect(
+        self, x: float, y: float, width: float, height: float, fill: str, stroke: str = "none"
+    ) -> None:
         """A rectangle; negative sizes are drawn as nothing."""
         self.parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" '
@@ -64,9 +73,19 @@ class Canvas:
             f'stroke-width="{width:g}"{dashed}/>'
         )
 
-    def text(self, x: float, y: float, text: str, *, anchor: str = "start", kind: str = "words",
-             colour: str = INK, size: float = SIZE, bold: bool = False,
-             turn: bool = False) -> None:  # fmt: skip
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        anchor: str = "start",
+        kind: str = "words",
+        colour: str = INK,
+        size: float = SIZE,
+        bold: bool = False,
+        turn: bool = False,
+    ) -> None:
         """Words at a baseline point; `kind` becomes the class: words, tick, name."""
         turned = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turn else ""
         weight = ' font-weight="600"' if bold else ""
@@ -75,8 +94,17 @@ class Canvas:
             f'font-size="{size:g}" fill="{colour}"{weight}{turned}>{escape(text)}</text>'
         )
 
-    def cell(self, x: float, y: float, cell: Cell, language: Language, *, anchor: str = "start",
-             colour: str = INK, prefix: str = "") -> None:  # fmt: skip
+    def cell(
+        self,
+        x: float,
+        y: float,
+        cell: Cell,
+        language: Language,
+        *,
+        anchor: str = "start",
+        colour: str = INK,
+        prefix: str = "",
+    ) -> None:
         """A figure with its mark's symbol behind it."""
         kind = cell.parent.kind
         shown = escape(cell.show(language))
@@ -159,17 +187,25 @@ def tick_label(value: float) -> str:
     return f"{value:g}".replace("-", "−")
 
 
-def draw_axes(canvas: Canvas, x: Scale, y: Scale, x_title: str, y_title: str,
-              x_ticks: Sequence[tuple[float, str]] = ()) -> None:  # fmt: skip
+def draw_axes(
+    canvas: Canvas,
+    x: Scale,
+    y: Scale,
+    x_title: str,
+    y_title: str,
+    x_ticks: Sequence[tuple[float, str]] = (),
+) -> None:
     """Grid, tick labels and titles; `x_ticks` replaces the automatic ones."""
     for value in y.ticks():
         canvas.line(x.start, y(value), x.stop, y(value))
-        canvas.text(x.start - 6, y(value) + 4, tick_label(value), anchor="end", kind="tick",
-                    colour=SOFT)  # fmt: skip
+        canvas.text(
+            x.start - 6, y(value) + 4, tick_label(value), anchor="end", kind="tick", colour=SOFT
+        )
     for value, label in x_ticks or [(v, tick_label(v)) for v in x.ticks()]:
         canvas.line(x(value), y.start, x(value), y.start + 4, SOFT)
         canvas.text(x(value), y.start + 17, label, anchor="middle", kind="tick", colour=SOFT)
     canvas.line(x.start, y.start, x.stop, y.start, SOFT)
-    canvas.text((x.start + x.stop) / 2, y.start + 36, x_title, anchor="middle", kind="words",
-                colour=SOFT)  # fmt: skip
+    canvas.text(
+        (x.start + x.stop) / 2, y.start + 36, x_title, anchor="middle", kind="words", colour=SOFT
+    )
     canvas.text(4, y.stop - 12, y_title, kind="words", colour=SOFT)
