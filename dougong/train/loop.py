@@ -33,6 +33,7 @@ from dougong.train.data.tokenizer import run_tokenizer
 from dougong.train.losses import balance_biases, training_loss
 from dougong.train.optimizer import Optimizer, clip_gradients
 from dougong.train.progress import Progress, draw_curve
+from dougong.train.quantize_aware import stored_weights
 
 
 @dataclass
@@ -103,18 +104,19 @@ def train_step(run: Run) -> tuple[dict[str, Any], float]:
     began = time.perf_counter()
     plan, step = run.config.schedule, run.step
     batch = run.mixture.batch(step, run.config.data.batch_tokens)
-    losses = training_loss(
-        run.model,
-        batch,
-        mtp_weight=schedule.mtp_weight(plan, step),
-        balance_weight=plan.balance_weight,
-    )
-    if not math.isfinite(losses.total.item()):
-        raise TrainingError(
-            f"step {step}: the loss is {losses.total.item()}; the last checkpoint is intact: lower "
-            "schedule.lr_muon and schedule.lr_adamw and start again"
+    with stored_weights(run.model, active=schedule.is_quantized(plan, step)):
+        losses = training_loss(
+            run.model,
+            batch,
+            mtp_weight=schedule.mtp_weight(plan, step),
+            balance_weight=plan.balance_weight,
         )
-    losses.total.backward()
+        if not math.isfinite(losses.total.item()):
+            raise TrainingError(
+                f"step {step}: the loss is {losses.total.item()}; the last checkpoint is intact: "
+                "lower schedule.lr_muon and schedule.lr_adamw and start again"
+            )
+        losses.total.backward()
     norm = clip_gradients(run.optimizer.parameters, plan.clip)
     factor = schedule.lr_factor(plan, step)
     run.optimizer.step(plan.lr_muon * factor, plan.lr_adamw * factor)
