@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -14,7 +15,7 @@ from dougong.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What is trained on. `shares`: family -> share of tokens; `folder`: where packages are kept."""
+    """What is trained on. `shares`: family -> share of tokens; `folder`: keeps the packages."""
 
     shares: dict[str, float]
     folder: str = "~/.cache/dougong/data"
@@ -61,13 +62,26 @@ class RunConfig:
     schedule: ScheduleConfig
     output: OutputConfig
     seed: int = 1
-    sections: tuple[str, ...] = field(default=("data", "schedule", "output"), init=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field with its value, defaults included."""
-        values = dataclasses.asdict(self)
-        del values["sections"]
-        return values
+        return dataclasses.asdict(self)
+
+    def to_toml(self) -> str:
+        """The resolved configuration as a TOML file that `load_run_config` reads."""
+        values = self.to_dict()
+        data = values["data"]
+        sections = {"": {}, "data": data, "data.shares": data.pop("shares")}
+        sections |= {name: values.pop(name) for name in ("schedule", "output")}
+        del values["data"]
+        sections[""] = values
+        return "\n\n".join(
+            "\n".join(
+                ([f"[{name}]"] if name else [])
+                + [f"{key} = {json.dumps(value)}" for key, value in section.items()]
+            )
+            for name, section in sections.items()
+        )
 
 
 def load_run_config(path_or_preset: str | Path) -> RunConfig:
@@ -104,10 +118,21 @@ def run_config_from_dict(values: dict[str, Any], where: str = "training config")
     return config
 
 
+def with_overrides(config: RunConfig, *, folder: str | None, steps: int | None) -> RunConfig:
+    """The configuration with the command line's folder and number of steps, where given."""
+    values = config.to_dict()
+    if folder is not None:
+        values["output"]["folder"] = folder
+    if steps is not None:
+        values["schedule"]["steps"] = steps
+        values["schedule"]["warmup"] = min(config.schedule.warmup, steps)
+    return run_config_from_dict(values, "command line")
+
+
 def _section(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     """An instance of `kind`: every key known, every value of the field's type."""
     hints = get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}
+    fields = {f.name: f for f in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - set(fields)):
         raise ConfigError(f"{where}.{unknown[0]} is unknown; fields are {', '.join(fields)}")
     for name, f in fields.items():

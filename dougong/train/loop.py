@@ -44,6 +44,7 @@ class Run:
     folder: Path
     model: Transformer
     optimizer: Optimizer
+    tokenizer_folder: Path
     mixture: Mixture
     progress: Progress
     step: int = 0
@@ -67,15 +68,15 @@ def open_run(config: RunConfig, *, quiet: bool = False) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     data = config.data
     corpus = load_corpus(Path(data.folder).expanduser(), needed_sources(data.shares))
-    tokenizer = run_tokenizer(folder, data.tokenizer, model_config.vocab_size, corpus, data.seed)
-    mixture = Mixture(
-        data.shares, tokenizer, corpus, seed=data.seed, max_length=data.max_length
+    tokenizer, tokenizer_folder = run_tokenizer(
+        folder, data.tokenizer, model_config.vocab_size, corpus, data.seed
     )
+    mixture = Mixture(data.shares, tokenizer, corpus, seed=data.seed, max_length=data.max_length)
     torch.manual_seed(config.seed)
     model = initialize(Transformer(model_config), config.seed)
     optimizer = Optimizer(dict(model.named_parameters()), model_config.o_groups)
     progress = Progress(folder, config.schedule.steps, quiet=quiet)
-    run = Run(config, folder, model, optimizer, mixture, progress)
+    run = Run(config, folder, model, optimizer, tokenizer_folder, mixture, progress)
     if (newest := latest_checkpoint(folder)) is not None:
         run.step = restore_checkpoint(newest, model, optimizer)
         run.tokens = run.step * data.batch_tokens

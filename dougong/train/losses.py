@@ -121,6 +121,7 @@ def balance_biases(model: nn.Module, loads: dict[str, Tensor], rate: float) -> N
     """Moves each router's bias by `rate` towards even loads: up where too few tokens went."""
     for name, load_E in loads.items():
         router = model.get_submodule(name)
-        assert isinstance(router, Router) and router.bias is not None
+        assert isinstance(router, Router)
+        assert router.bias is not None
         load_E = load_E.to(router.bias.dtype)
         router.bias.add_(torch.sign(load_E.mean() - load_E), alpha=rate)

@@ -31,7 +31,8 @@ def round_fp8_tiles(matrix_OI: Tensor) -> Tensor:
     tiles = padded.unflatten(1, (-1, FP8_TILE)).unflatten(0, (-1, FP8_TILE)).transpose(1, 2)
     flat = round_e4m3(tiles.flatten(2), FP8_TILE * FP8_TILE)
     tiles = flat.unflatten(2, (FP8_TILE, FP8_TILE)).transpose(1, 2)
-    return tiles.flatten(2, 3).flatten(0, 1)[:rows, :columns]
+    rounded: Tensor = tiles.flatten(2, 3).flatten(0, 1)[:rows, :columns]
+    return rounded
 
 
 def stored_value(tensor: Tensor, role: str) -> Tensor:

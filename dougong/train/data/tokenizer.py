@@ -35,11 +35,11 @@ def training_texts(corpus: Corpus, seed: int) -> Iterator[str]:
     yield from (f"{word} {meaning}" for word, meaning in corpus.words)
 
 
-def run_tokenizer(folder: Path, given: str, vocab_size: int, corpus: Corpus, seed: int) -> Tokenizer:
-    """The tokenizer in `given`, or the run's own in `folder`, trained there if it is not yet."""
-    if given:
-        return load_tokenizer(Path(given).expanduser())
-    own = folder / "tokenizer"
-    if not (own / "tokenizer.json").is_file():
+def run_tokenizer(
+    folder: Path, given: str, vocab_size: int, corpus: Corpus, seed: int
+) -> tuple[Tokenizer, Path]:
+    """The tokenizer and its folder: `given`, or the run's own, trained once in `folder`."""
+    own = Path(given).expanduser() if given else folder / "tokenizer"
+    if not given and not (own / "tokenizer.json").is_file():
         save_tokenizer(train_bpe(training_texts(corpus, seed), vocab_size), own)
-    return load_tokenizer(own)
+    return load_tokenizer(own), own
