@@ -134,7 +134,7 @@ def test_malformed_option_is_named(options: dict[str, Any], message: str) -> Non
 
 
 def test_tools_or_format_given_twice_are_refused() -> None:
-    system = {"role": "system", "content": "s", "tools": TOOLS, "response_format": {}}
+    system = {"role": "system", "content": "s", "tools": TOOLS, "response_format": {"a": 1}}
     with pytest.raises(InputError, match="tools are given twice"):
         render([system, USER], tools=TOOLS)
     with pytest.raises(InputError, match="response_format is given twice"):
