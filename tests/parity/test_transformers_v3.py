@@ -17,7 +17,7 @@ from transformers import (
 
 from dougong.config import RopeScaling, V3Config
 from dougong.model.v3 import V3Transformer
-from dougong.model.v3_loading import load_v3_tensors, v3_parameters
+from dougong.model.v3_loading import load_v3_model, load_v3_tensors, v3_parameters
 
 logging.set_verbosity_error()  # it warns of YaRN factors that differ from max / original length
 
@@ -212,13 +212,18 @@ def test_decoding_after_a_chunked_prefill_equals_transformers_cached(oracle, spa
     assert margins.are_clear
 
 
-def test_a_saved_transformers_checkpoint_loads_by_its_published_names(tmp_path):
+@pytest.mark.parametrize("sparse", [False, True], ids=["v3", "v3.2"])
+def test_a_saved_transformers_checkpoint_loads_by_its_published_names(tmp_path, sparse):
     """`save_pretrained` writes one tensor for each expert, as the published checkpoints do."""
-    case = Case(small_config(sparse=True), [9], seed=5)
-    foreign = foreign_model(case.config, case.seed)
+    config = small_config(sparse)
+    foreign = foreign_model(config, seed=5)
     foreign.save_pretrained(tmp_path)
     published = load_file(tmp_path / "model.safetensors")
     assert "model.layers.1.mlp.experts.7.up_proj.weight" in published
-    ours = load_v3_tensors(V3Transformer(case.config), published)
-    for name, tensor in our_model(foreign, case.config, "absorbed").state_dict().items():
-        assert torch.equal(ours.state_dict()[name], tensor), name
+    from_folder = load_v3_model(tmp_path, form="naive")
+    from_tensors = load_v3_tensors(V3Transformer(config), published)
+    ids = token_ids(Case(config, [9], seed=5))
+    want = foreign(ids[None]).logits[0]
+    for ours in (from_folder, from_tensors):
+        got = ours.logits(ours(ids, [9]))
+        torch.testing.assert_close(got, want, rtol=LOGITS_TOLERANCE, atol=LOGITS_TOLERANCE)
