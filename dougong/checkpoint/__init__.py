@@ -4,7 +4,8 @@
 what one must hold. Imports errors, config and formats; no torch.
 """
 
-from dougong.checkpoint.reader import Checkpoint, TensorInfo, open_checkpoint
+from dougong.checkpoint.convert import Written, convert, target_config, write_checkpoint
+from dougong.checkpoint.reader import Checkpoint, StoredTensor, TensorInfo, open_checkpoint
 from dougong.checkpoint.schema import parameters, schema
 from dougong.checkpoint.tensors import Parameter, Storage, TensorSpec
 
@@ -12,9 +13,14 @@ __all__ = [
     "Checkpoint",
     "Parameter",
     "Storage",
+    "StoredTensor",
     "TensorInfo",
     "TensorSpec",
+    "Written",
+    "convert",
     "open_checkpoint",
     "parameters",
     "schema",
+    "target_config",
+    "write_checkpoint",
 ]

@@ -15,7 +15,7 @@ from dougong.checkpoint.folder import open_files
 from dougong.checkpoint.layouts import Layout, LayoutPlan, layout_of, plan_layout
 from dougong.checkpoint.safetensors_file import Entry, SafetensorsFile
 from dougong.checkpoint.schema import parameters
-from dougong.checkpoint.tensors import DTYPE_BYTES, Parameter, Role, Shape, Storage
+from dougong.checkpoint.tensors import DTYPE_BYTES, Parameter, Role, Shape, Storage, check_table
 from dougong.config import ModelConfig, V4Config, load_config
 from dougong.errors import CheckpointError
 from dougong.formats import bf16, fp4_block, fp8_block, ue8m0
@@ -128,9 +128,9 @@ class Checkpoint:
         parameter, stored = self.parameter(name), self.stored(name)
         if parameter.role == "table":
             table = stored.data.astype(np.int64)
-            self._check_table(name, table)
+            check_table(f"{self._path(name)}: tensor {name!r}", table, self.config.n_routed_experts)
             return table
-        values = _decode(stored)
+        values = decode(stored)
         if not np.isfinite(values).all():
             raise CheckpointError(
                 f"{self._path(name)}: tensor {name!r} holds NaN or infinity; expected finite "
@@ -144,25 +144,6 @@ class Checkpoint:
 
     def _path(self, name: str) -> Path:
         return self._files[self._plan.pieces[name].tensor].path
-
-    def _check_table(self, name: str, table: NDArray[np.int64]) -> None:
-        """Ids of experts: each of them exists, no token is sent to one twice."""
-        where, experts = f"{self._path(name)}: tensor {name!r}", self.config.n_routed_experts
-        outside = (table < 0) | (table >= experts)
-        if outside.any():
-            token = int(np.argmax(outside.any(axis=1)))
-            raise CheckpointError(
-                f"{where}: token {token} is routed to {table[token].tolist()}; expected ids from 0 "
-                f"to {experts - 1}."
-            )
-        ordered = np.sort(table, axis=1)
-        repeated = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
-        if repeated.any():
-            token = int(np.argmax(repeated))
-            raise CheckpointError(
-                f"{where}: token {token} is routed to {table[token].tolist()}; expected different "
-                "experts."
-            )
 
 
 def open_checkpoint(folder: str | Path) -> Checkpoint:
@@ -233,13 +214,15 @@ def _view(data: NDArray[np.uint8], dtype: str, shape: Shape) -> NDArray[Any]:
     return data.view(_NUMPY[dtype]).reshape(shape)
 
 
-def _decode(stored: StoredTensor) -> NDArray[np.float32]:
+def decode(stored: StoredTensor) -> NDArray[np.float32]:
+    """The exact float32 values of a stored tensor (of V3's float32 scales: one rounding)."""
     if stored.scale is not None:
         scale = stored.scale
         is_ue8m0 = stored.scale_dtype == "F8_E8M0"
         scales = ue8m0.decode(scale) if is_ue8m0 else np.asarray(scale, np.float32)
-        block = fp4_block if stored.dtype == "I8" else fp8_block
-        return block.dequantize(stored.data, scales)
+        if stored.dtype == "I8":
+            return fp4_block.dequantize(stored.data, scales)
+        return fp8_block.dequantize(stored.data, scales)
     if stored.dtype == "BF16":
         return bf16.decode(stored.data)
     return np.array(stored.data, np.float32)

@@ -6,8 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dougong.config import ModelConfig, V4Config
-from dougong.errors import ConfigError
+from dougong.errors import CheckpointError, ConfigError
 from dougong.formats import fp4_block, fp8_block
 
 Shape = tuple[int, ...]
@@ -107,3 +110,16 @@ class Storage:
     def _scale_name(self, name: str) -> str:
         """V3's scales are `x.weight_scale_inv`, V4's `x.scale` (trap 23)."""
         return f"{name}_scale_inv" if self.scale == "F32" else f"{name.removesuffix('weight')}scale"
+
+
+def check_table(where: str, table: NDArray[np.int64], num_experts: int) -> None:
+    """Raises CheckpointError unless each row names different experts, all of which exist."""
+    ordered = np.sort(table, axis=1)
+    is_wrong = (ordered[:, 0] < 0) | (ordered[:, -1] >= num_experts)
+    is_wrong |= (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    if is_wrong.any():
+        token = int(np.argmax(is_wrong))
+        raise CheckpointError(
+            f"{where}: token {token} is routed to experts {table[token].tolist()}; expected "
+            f"different ones from 0 to {num_experts - 1}."
+        )
