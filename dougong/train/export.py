@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from dougong.checkpoint.writer import write_checkpoint
+from dougong.checkpoint import write_checkpoint
 from dougong.model.loading import published_tensors
 from dougong.model.transformer import Transformer
 
