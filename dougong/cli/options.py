@@ -116,14 +116,14 @@ class Progress:
     A terminal sees the line rewritten twice a second; a file or pipe gets a line every ten seconds.
     """
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, what: str, unit: str = "tokens") -> None:
+        self.what, self.unit = what, unit
         self.start_s = time.monotonic()
         self.shown_s: float | None = None
         self.terminal = sys.stderr.isatty()
 
     def update(self, done: int, total: int) -> None:
-        """Says that `done` of `total` tokens are done, if it is time to say so."""
+        """Says that `done` of `total` units are done, if it is time to say so."""
         now = time.monotonic()
         elapsed_s = now - self.start_s
         wait_s = 0.5 if self.terminal else 10.0
@@ -131,7 +131,7 @@ class Progress:
             return
         self.shown_s = now
         left_s = elapsed_s / max(done, 1) * (total - done)
-        line = f"{self.what}: {done} of {total} tokens, {left_s:.0f} s left"
+        line = f"{self.what}: {done:,} of {total:,} {self.unit}, {left_s:.0f} s left"
         click.echo(f"\r{line}\x1b[K" if self.terminal else line, err=True, nl=not self.terminal)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ TEXTS = [
     "Once upon a time there was a small fox who lived in the snow.",
     "What is 2+3? It is 5. 床前明月光，疑是地上霜。",
 ]
+NUM_TOKENS = 310  # fewer than the embedding has rows, as in the released models
 
 
 def tiny_config(vocab_size: int = 512) -> V4Config:
@@ -34,7 +35,7 @@ def tiny_config(vocab_size: int = 512) -> V4Config:
         index_head_dim=16,
         index_topk=8,
         n_routed_experts=4,
-        moe_intermediate_size=16,
+        moe_intermediate_size=32,
         max_position_embeddings=1024,
         rope_scaling=None,
     )
@@ -49,5 +50,5 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
     """A folder that `dougong.load` takes: weights, configuration, tokenizer."""
     model = tiny_model(seed)
     write_checkpoint(folder, model.config, published_tensors(model))
-    save_tokenizer(train_bpe(TEXTS, 512), folder)
+    save_tokenizer(train_bpe(TEXTS, NUM_TOKENS), folder)
     return folder
