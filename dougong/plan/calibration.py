@@ -154,6 +154,8 @@ class Calibration:
         name = chip_class(chip)
         theta = self.theta(name)
         step = ideal.at(factors_of(theta, immature))
+        if math.isinf(step.total_s):  # no link where one is needed: no interval around never
+            return Predicted(seconds=math.inf, low=math.inf, high=math.inf, step=step)
         slope = _gradient(ideal, theta, immature)
         variance = float(slope @ self.spread(name) @ slope) + sigma**2
         if name not in self.deviations:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from dougong.config import V3Config, V4Config
@@ -262,6 +263,7 @@ def step_calls(config: ModelConfig, layout: Layout) -> float:
     return calls + (2 * config.num_hidden_layers if layout.tp > 1 else 0)
 
 
+@lru_cache(maxsize=4096)
 def main_work(config: ModelConfig, step: Step, layout: Layout, precision: Precision) -> Work:
     """One pass of the main model over `step`."""
     layers = config.num_hidden_layers
@@ -284,6 +286,7 @@ def main_work(config: ModelConfig, step: Step, layout: Layout, precision: Precis
     )
 
 
+@lru_cache(maxsize=4096)
 def draft_work(
     config: ModelConfig, step: Step, layout: Layout, precision: Precision
 ) -> Work | None:

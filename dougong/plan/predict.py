@@ -17,7 +17,7 @@ from dougong.plan.operators import Step
 from dougong.plan.overlap import OverlapPolicy
 from dougong.plan.precision import Precision, default_precision
 from dougong.plan.quantity import Quantity
-from dougong.plan.roofline import StepTime, ideal_step
+from dougong.plan.roofline import Factors, IdealStep, StepTime, ideal_step
 from dougong.plan.speculation import FIRST_ACCEPTED, tokens_per_step
 from dougong.plan.weights import ModelConfig
 
@@ -151,6 +151,22 @@ def fitting_layout(
             return layout
         tp *= 2
     return usual
+
+
+def central_tpot(scenario: Scenario, factors: Factors) -> float:
+    """Seconds per output token at given factors, without interval: what a search needs."""
+    return _ideal(scenario).at(factors).total_s / _gained(scenario)
+
+
+def _ideal(scenario: Scenario) -> IdealStep:
+    step = Step(context_len=scenario.context_len, requests=scenario.batch, drafts=scenario.drafts)
+    return ideal_step(
+        scenario.config, step, scenario.layout, scenario.chip, scenario.precision, scenario.overlap
+    )
+
+
+def _gained(scenario: Scenario) -> float:
+    return tokens_per_step(scenario.drafts, scenario.acceptance)
 
 
 def decode(scenario: Scenario, calibration: Calibration) -> Decode:

@@ -68,6 +68,17 @@ class OperatorTime:
         """ "compute" or "memory"."""
         return "compute" if self.compute_s > self.memory_s else "memory"
 
+    def at(self, factors: Factors) -> OperatorTime:
+        """This operator, timed at peak rates, under a chip class's factors."""
+        return OperatorTime(
+            name=self.name,
+            format=self.format,
+            flops=self.flops,
+            memory_bytes=self.memory_bytes,
+            compute_s=self.compute_s / factors.compute_efficiency,
+            memory_s=self.memory_s / factors.memory_efficiency,
+        )
+
     @property
     def intensity(self) -> float:
         """FLOP per byte of memory traffic."""
@@ -124,14 +135,7 @@ class IdealPass:
 
     def at(self, factors: Factors) -> StepTime:
         """The pass under a chip class's factors."""
-        timed = tuple(
-            replace(
-                one,
-                compute_s=one.compute_s / factors.compute_efficiency,
-                memory_s=one.memory_s / factors.memory_efficiency,
-            )
-            for one in self.operators
-        )
+        timed = tuple(one.at(factors) for one in self.operators)
         experts = sum(o.seconds for o in timed if o.name in ("routed experts", "shared experts"))
         exposed = exposed_seconds(experts, self.expert_link_s, self.overlap, WAVES)
         return StepTime(
@@ -185,12 +189,17 @@ def _repeated(one: OperatorTime, passes: int) -> OperatorTime:
 
 
 def link_seconds(chip: Chip, chips: int, size: float) -> float:
-    """Seconds to move `size` bytes one way among `chips`: over scale-up within the domain, over
-    scale-out for the share of peers outside it, both at once."""
+    """Seconds to move `size` bytes one way among `chips`; infinite where nothing joins them.
+
+    Over scale-up within the domain and over scale-out for the share of peers outside it, both at
+    once. Cards without a network of their own (PCIe workstations) use their one link for all.
+    """
     if size <= 0 or chips < 2:
         return 0.0
     domain = chip.get("domain") or 1.0
     inside = 1.0 if chips <= domain else max(0.0, domain - 1) / (chips - 1)
+    if not chip.get("scaleout"):
+        inside = 1.0
     slow = 0.0
     for share, key in ((inside, "link"), (1 - inside, "scaleout")):
         if share > 0:

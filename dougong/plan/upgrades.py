@@ -108,7 +108,7 @@ def weight_bytes(hybrid: Hybrid) -> float:
     wanted = "fp4" if hybrid.fp4_experts else "fp8"
     return sum(
         weight.parameters * STORED_BYTES[wanted]
-        if weight.group == "routed_expert" and weight.stored != wanted
+        if weight.group == "routed_expert" and not weight.stored.startswith(wanted)
         else weight.stored_bytes
         for _, weight in _inventory(hybrid)
     )
