@@ -19,12 +19,12 @@ from torch import Tensor
 
 from dougong.chat import Tokenizer, encode_conversation, load_tokenizer, special
 from dougong.checkpoint.locate import find_checkpoint
-from dougong.config import V4Config
+from dougong.config import ModelConfig, V3Config, load_config
 from dougong.errors import InputError
-from dougong.model.generation import Limits, Report, Request, all_logits
+from dougong.model.generation import LanguageModel, Limits, Report, Request, all_logits
 from dougong.model.loading import load_model
 from dougong.model.sampling import SamplingParams
-from dougong.model.transformer import Transformer
+from dougong.model.v3_loading import load_v3_model
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -48,11 +48,16 @@ def load(
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
-    folder = find_checkpoint(name)
-    return Model(
-        load_model(folder, dtype=DTYPES[dtype], backend=backend, rounding=rounding, device=device),
-        folder,
-    )
+    folder, number = find_checkpoint(name), DTYPES[dtype]
+    if isinstance(load_config(folder), V3Config):
+        if (backend, rounding) != ("reference", "none"):
+            raise InputError(
+                f"{name} is a V3 model, which is here to compare V4 with: it runs on the reference "
+                "backend without rounding; leave --backend and --rounding out."
+            )
+        return Model(load_v3_model(folder, dtype=number, device=device), folder)
+    model = load_model(folder, dtype=number, backend=backend, rounding=rounding, device=device)
+    return Model(model, folder)
 
 
 @dataclass(frozen=True)
@@ -96,13 +101,13 @@ class Stream(Iterator[Piece]):
 class Model:
     """A loaded model with its tokenizer. Not thread-safe: one answer at a time."""
 
-    def __init__(self, transformer: Transformer, folder: Path) -> None:
+    def __init__(self, transformer: LanguageModel, folder: Path) -> None:
         self.transformer = transformer
         self.folder = folder
         self._request: Request | None = None
 
     @property
-    def config(self) -> V4Config:
+    def config(self) -> ModelConfig:
         """The model's configuration."""
         return self.transformer.config
 
@@ -186,6 +191,8 @@ class Model:
                 )
             text = prompt if prompt.startswith(special.BOS) else special.BOS + prompt
             return self.tokenizer.encode(text)
+        if isinstance(self.config, V3Config):
+            raise InputError("conversations are written in V4's form; give a V3 model raw prompts.")
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         if effort is not None and not thinking:
             raise InputError("an effort says how hard to think; switch thinking on as well.")

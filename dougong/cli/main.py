@@ -28,8 +28,6 @@ MEMBERS = {
     "model": ("dougong.cli.model", "Inspect a checkpoint or change its form."),
     "logits": ("dougong.cli.logits", "Write a model's logits for given token ids."),
     "train": ("dougong.cli.train", "Train a model from a configuration file."),
-    "plan": ("dougong.cli.plan", "Compute speed, memory and cost on given hardware."),
-    "report": ("dougong.cli.report", "Write the report from formulas and measurements."),
     "doctor": ("dougong.cli.doctor", "Show what this machine has and can run."),
 }
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny import write_tiny_checkpoint
+from support.tiny import write_tiny_checkpoint, write_tiny_v3_checkpoint
 
 import dougong
 from dougong.cli.main import run
+from dougong.errors import InputError
 
 Capture = pytest.CaptureFixture[str]
 
@@ -124,3 +125,21 @@ def test_options_that_exclude_each_other_are_refused(
     assert run([*argv, "--quantize", "fp8"]) == 1
     assert "transformers layout is never quantized" in capfd.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_v3_model_computes_logits_and_answers_the_same_in_chunks(tmp_path: Path) -> None:
+    folder = write_tiny_v3_checkpoint(tmp_path / "v3")
+    model = dougong.load(folder)
+    ids = torch.arange(5, 45)
+    # fp32 sums in another order, on logits of about 4.
+    assert torch.allclose(model.logits(ids), model.logits(ids, chunks=[1, 7]), atol=2e-5, rtol=0)
+    first, again = (model.generate("Hello", max_tokens=5, seed=1, raw=True) for _ in range(2))
+    assert first.ids == again.ids
+    with pytest.raises(InputError, match="raw"):
+        model.generate("Hello")
+
+
+def test_rounding_a_v3_model_is_refused(tmp_path: Path) -> None:
+    folder = write_tiny_v3_checkpoint(tmp_path / "v3")
+    with pytest.raises(InputError, match="V3"):
+        dougong.load(folder, rounding="release")
