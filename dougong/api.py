@@ -38,11 +38,13 @@ def load(
     dtype: str = "float32",
     rounding: str = "none",
     device: str = "cpu",
+    fallback: bool = True,
 ) -> Model:
     """Loads a model: a shipped name, a folder, or org/name in the local Hugging Face cache.
 
     Args:
         dtype: "float32", "float64" or "bfloat16", the number type of the arithmetic.
+        fallback: whether operators that `backend` lacks may run on the reference.
         rounding: "release" rounds activations and caches at run time as the release does.
     Raises: CheckpointError, ConfigError or BackendError with one sentence.
     """
@@ -56,7 +58,14 @@ def load(
                 "backend without rounding; leave --backend and --rounding out."
             )
         return Model(load_v3_model(folder, dtype=number, device=device), folder)
-    model = load_model(folder, dtype=number, backend=backend, rounding=rounding, device=device)
+    model = load_model(
+        folder,
+        dtype=number,
+        backend=backend,
+        rounding=rounding,
+        device=device,
+        fallback=fallback,
+    )
     return Model(model, folder)
 
 

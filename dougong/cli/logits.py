@@ -52,6 +52,7 @@ class Chunks(click.ParamType[list[int]]):
     help="Safetensors file to write `logits` [B, S, V] to.",
 )
 @options.backend_option
+@options.fallback_option
 @options.dtype_option
 @options.rounding_option
 @click.option(
@@ -64,7 +65,7 @@ class Chunks(click.ParamType[list[int]]):
 @options.threads_option
 @options.json_option
 def command(
-    model: str, tokens: Path, out: Path, backend: str, dtype: str, rounding: str,
+    model: str, tokens: Path, out: Path, backend: str, no_fallback: bool, dtype: str, rounding: str,
     chunks: list[int] | None, mtp: bool, threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write MODEL's logits for every position of the sequences in a file.
@@ -84,7 +85,8 @@ def command(
 
     start_s = time.monotonic()
     ids_BS = read_tokens(tokens)
-    loaded = load(model, backend=backend, dtype=dtype, rounding=rounding)
+    fallback = not no_fallback
+    loaded = load(model, backend=backend, fallback=fallback, dtype=dtype, rounding=rounding)
     tensors = compute(loaded, ids_BS, chunks, mtp)
     write(tensors, out)
     batch, num_tokens, vocab_size = tensors["logits"].shape

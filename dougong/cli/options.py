@@ -35,6 +35,11 @@ backend_option = click.option(
     show_default=True,
     help="Which implementations of the operators to use; `dougong doctor` lists them.",
 )
+fallback_option = click.option(
+    "--no-fallback",
+    is_flag=True,
+    help="Refuse a backend that leaves operators to the reference.",
+)
 rounding_option = click.option(
     "--rounding",
     type=click.Choice(["none", "release"]),
@@ -54,7 +59,14 @@ dtype_option = click.option(
 def model_options(command: F) -> F:
     """Adds --model and how it is loaded; `load` takes what they collect."""
     for option in reversed(
-        (model_option, backend_option, dtype_option, rounding_option, threads_option)
+        (
+            model_option,
+            backend_option,
+            fallback_option,
+            dtype_option,
+            rounding_option,
+            threads_option,
+        )
     ):
         command = option(command)
     return command
@@ -91,7 +103,9 @@ def load(words: dict[str, Any]) -> Model:
 
     set_threads(words.pop("threads"))
     name = words.pop("model")
-    return load_model(name, **{key: words.pop(key) for key in ("backend", "dtype", "rounding")})
+    fallback = not words.pop("no_fallback")
+    chosen = {key: words.pop(key) for key in ("backend", "dtype", "rounding")}
+    return load_model(name, fallback=fallback, **chosen)
 
 
 def set_threads(threads: int | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,6 +88,29 @@ def test_the_page_about_the_command_line_is_what_help_says() -> None:
     )  # fmt: skip
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+def examples() -> Iterator[str]:
+    """Every command line of ours in a help text, the README or a page of docs."""
+    texts = [command.help or "" for command in [entry.cli, *ALL.values()]]
+    texts += [path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]]
+    for text in texts:
+        for line in text.splitlines():
+            found = re.match(r"^(?:\.venv/bin/| {2,}| {2,}.*\| )(?:\.venv/bin/)?dougong (.*)", line)
+            if found:
+                yield re.split(r" [|#>] |  +", found[1])[0]
+
+
+@pytest.mark.parametrize("line", sorted(set(examples())))
+def test_every_example_in_help_and_pages_is_accepted(line: str) -> None:
+    command: click.Command = entry.cli
+    words = shlex.split(line)
+    while isinstance(command, click.Group) and words[0] != "--help":
+        child = command.get_command(click.Context(command), words.pop(0))
+        assert child is not None, line
+        command = child
+    if words[:1] != ["--help"]:
+        command.make_context("dougong", words)  # parses, and raises UsageError for a wrong word
 
 
 @pytest.mark.parametrize(
