@@ -32,6 +32,7 @@ class Bars:
     axis: Text
     bars: tuple[Bar, ...]
     categories: tuple[Text, ...] = ()
+    rules: tuple[tuple[Cell, Text], ...] = ()
     log: bool = False
 
     def draw(self, language: Language) -> str:
@@ -51,6 +52,7 @@ class Bars:
         canvas.text(
             (left + 600) / 2, bottom + 34, self.axis.to(language), anchor="middle", colour=SOFT
         )
+        self._draw_rules(canvas, x, top, bottom, language)
         for index, bar in enumerate(self.bars):
             y = top + index * ROW
             canvas.text(left - 8, y + 17, bar.label.to(language), anchor="end", kind="name")
@@ -61,8 +63,16 @@ class Bars:
                 canvas.cell(left + width + 6, y + 17, bar.cell, language)
             else:
                 canvas.cell(left + 6, y + 17, bar.cell, language)
-        canvas.height = bottom + 42
+        canvas.height = bottom + 42 + 17 * len(self.rules)
         return canvas.render()
+
+    def _draw_rules(
+        self, canvas: Canvas, x: Scale, top: float, bottom: float, language: Language
+    ) -> None:
+        for index, (cell, name) in enumerate(self.rules):
+            at, y = x(cell.value or x.low), bottom + 50 + 17 * index
+            canvas.line(at, top - 2, at, y + 2, INK, 1.5, "5 3")
+            canvas.cell(at - 5, y, cell, language, anchor="end", prefix=name.to(language) + " ")
 
     def alt(self, language: Language) -> str:
         """The chart in words."""
@@ -73,6 +83,8 @@ class Bars:
         for bar in self.bars:
             series = self.categories[bar.category] if self.categories else self.axis
             yield Datum(series, bar.label, bar.cell)
+        for cell, name in self.rules:
+            yield Datum(self.axis, name, cell)
 
 
 def draw_legend(canvas: Canvas, names: tuple[Text, ...], language: Language) -> float:
@@ -163,6 +175,7 @@ class Pairs:
     axis: Text
     names: tuple[Text, Text]
     pairs: tuple[Pair, ...]
+    log: bool = False
 
     def draw(self, language: Language) -> str:
         """The chart as an `<svg>` element."""
@@ -172,8 +185,9 @@ class Pairs:
             canvas.marker(12 + index * 260, 11, style(index))
             canvas.text(24 + index * 260, 15, name.to(language))
         top, bottom = 28, 28 + len(self.pairs) * ROW
-        high = max(max(p.first.value or 0, p.second.value or 0) for p in self.pairs)
-        x = Scale(0, high, left, 640)
+        values = [cell.value or 0.0 for p in self.pairs for cell in (p.first, p.second)]
+        low, high = (min(values) / 1.2, max(values) * 1.1) if self.log else (0.0, max(values))
+        x = Scale(low, high, left, 640, self.log)
         for value in x.ticks():
             canvas.line(x(value), top, x(value), bottom)
             canvas.text(
@@ -185,13 +199,13 @@ class Pairs:
         for index, pair in enumerate(self.pairs):
             y = top + index * ROW + ROW / 2
             canvas.text(left - 62, y + 4, pair.label.to(language), anchor="end", kind="name")
-            values = (pair.first.value or 0.0, pair.second.value or 0.0)
-            canvas.line(x(values[0]), y, x(values[1]), y, SOFT, 2)
-            small = 0 if values[0] <= values[1] else 1
+            ends = (pair.first.value or 0.0, pair.second.value or 0.0)
+            canvas.line(x(ends[0]), y, x(ends[1]), y, SOFT, 2)
+            small = 0 if ends[0] <= ends[1] else 1
             for which, cell in enumerate((pair.first, pair.second)):
-                canvas.marker(x(values[which]), y, style(which))
+                canvas.marker(x(ends[which]), y, style(which))
                 side, anchor = (-9, "end") if which == small else (9, "start")
-                canvas.cell(x(values[which]) + side, y + 4, cell, language, anchor=anchor)
+                canvas.cell(x(ends[which]) + side, y + 4, cell, language, anchor=anchor)
         canvas.height = bottom + 42
         return canvas.render()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import figure1, figure4, figure5, frontier, table1, table3, table4
+from . import figure1, figure3, figure4, figure5, frontier, table1, table2, table3, table4
 from .exhibit import Chapter, Prose, Report
 from .measured import Results
 from .text import content
@@ -15,7 +15,13 @@ def build(results: Results) -> Report:
         key="chapter1",
         title=words["chapter1"],
         introduction=(Prose(words["chapter1_text"]),),
-        exhibits=(figure1.exhibit(), table1.exhibit(), table3.exhibit(results)),
+        exhibits=(
+            figure1.exhibit(),
+            table1.exhibit(),
+            figure3.exhibit(results),
+            table2.exhibit(),
+            table3.exhibit(results),
+        ),
     )
     second = Chapter(
         key="chapter2",

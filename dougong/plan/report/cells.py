@@ -78,8 +78,8 @@ def number(value: float, digits: int) -> str:
         return f"{value:,}".replace("-", "−")
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "∞"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    rounded = round(value, digits - 1 - math.floor(math.log10(abs(value))))
+    rounded = float(f"{value:.{digits - 1}e}")  # first, so that 0.9996 has 1.00's decimals
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
     return f"{rounded:,.{decimals}f}".replace("-", "−")
 
 
