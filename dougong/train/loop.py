@@ -30,6 +30,7 @@ from dougong.train.config import RunConfig
 from dougong.train.data.corpus import load_corpus
 from dougong.train.data.mixture import Mixture, needed_sources
 from dougong.train.data.tokenizer import run_tokenizer
+from dougong.train.heap import keep_freed_memory
 from dougong.train.losses import balance_biases, training_loss
 from dougong.train.optimizer import Optimizer, clip_gradients
 from dougong.train.progress import Progress, draw_curve
@@ -87,6 +88,7 @@ def open_run(config: RunConfig, *, quiet: bool = False) -> Run:
 def train(config: RunConfig, *, quiet: bool = False) -> Run:
     """Trains until the schedule's last step and returns the finished run."""
     run = open_run(config, quiet=quiet)
+    keep_freed_memory()
     while not run.done:
         line, seconds = train_step(run)
         output = config.output
@@ -94,6 +96,7 @@ def train(config: RunConfig, *, quiet: bool = False) -> Run:
         run.progress.record(line, config.data.batch_tokens, seconds, show=show)
         if run.step % output.save_every == 0 or run.done:
             save(run)
+            draw_curve(run.folder)
     return run
 
 
@@ -139,8 +142,7 @@ def train_step(run: Run) -> tuple[dict[str, Any], float]:
 
 
 def save(run: Run) -> Path:
-    """Writes a checkpoint and the curve, and drops old checkpoints."""
+    """Writes a checkpoint and drops old ones."""
     path = save_checkpoint(run.folder, run.step, run.model, run.optimizer, run.config.to_dict())
     drop_old_checkpoints(run.folder, run.config.output.keep)
-    draw_curve(run.folder)
     return path
