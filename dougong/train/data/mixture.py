@@ -19,11 +19,12 @@ from dougong.train.data.corpus import Corpus
 from dougong.train.data.encode import Encoded, Encoder, encode_sample
 from dougong.train.data.retrieval import retrieval
 from dougong.train.data.sample import Generator, Sample
-from dougong.train.data.stories import story
+from dougong.train.data.stories import story, tale
 from dougong.train.data.talk import simple_facts, small_talk
 
 OWN_FAMILIES: dict[str, Generator] = {
     "story": story,
+    "tale": tale,
     "arithmetic": arithmetic,
     "retrieval": retrieval,
     "talk": small_talk,

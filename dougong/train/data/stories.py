@@ -130,6 +130,10 @@ ABOUT_TWO = (
     "Write a story about {a} and {b}.", "Tell me a story about {a} and {b}.",
     "Can you tell me a story about {a} and {b}?",
 )  # fmt: skip
+BEGUN = (
+    "Once upon a time", "Once upon a time,", "Once upon a time there was {a}.",
+    "Once upon a time, there was {a}", "There once was {a}.",
+)  # fmt: skip
 ABOUT_NOTHING = (
     "Tell me a story.", "Write a short story.", "Please tell me a story.",
     "Can you tell me a story?", "I want to hear a story.", "Write a little story for me.",
@@ -155,8 +159,10 @@ def story(rng: random.Random) -> Sample:
         forms = ABOUT_BOTH
     elif dice < 0.72:
         forms = ABOUT_TWO
-    elif dice < 0.85:
+    elif dice < 0.82:
         forms = ABOUT_ONE
+    elif dice < 0.90:
+        forms = BEGUN
     else:
         forms = ABOUT_NOTHING
     form = rng.choice(forms)
@@ -164,3 +170,8 @@ def story(rng: random.Random) -> Sample:
     if a.kind in ("boy", "girl") and rng.random() < 0.5:
         who += f" named {a.name}"
     return chat(form.format(a=who, b=with_article(b.kind), o=with_article(thing)), text)
+
+
+def tale(rng: random.Random) -> Sample:
+    """A story as running text, so that the model also continues one without being asked."""
+    return Sample(text=story(rng).turns[0].answer)
