@@ -5,6 +5,7 @@ from __future__ import annotations
 from dougong.errors import InputError
 from dougong.plan.chips import Chip
 from dougong.plan.quantity import Quantity, empty
+from dougong.plan.tables import load_table
 
 SECONDS_PER_HOUR = 3600
 MILLION = 1e6
@@ -30,7 +31,10 @@ def joules_per_token(tokens_per_s_per_chip: float, watts: float) -> float:
 def price(chip: Chip, tokens_per_s_per_chip: float, utilisation: float = 1) -> Quantity:
     """Price per million tokens on a chip, empty when its rental is not published."""
     if chip.rental is None:
-        return empty("USD/Mtoken", "give the rental with --set chip.rental=USD/h")
+        rows = [row for row in load_table("rental_prices") if row["accelerator_id"] == chip.id]
+        hints = [f"{r['basis']}: {r['usd_per_hour']} ({r['confidence']})" for r in rows]
+        hint = f"; {'; '.join(hints)}" if hints else ""
+        return empty("USD/Mtoken", f"give the rental with --set chip.rental=<number>USD/h{hint}")
     value = usd_per_mtoken(tokens_per_s_per_chip, chip.rental, utilisation)
     return Quantity(
         value=value,
@@ -44,7 +48,7 @@ def price(chip: Chip, tokens_per_s_per_chip: float, utilisation: float = 1) -> Q
 def energy(chip: Chip, tokens_per_s_per_chip: float) -> Quantity:
     """Energy per token on a chip, empty when its power is not published."""
     if chip.tdp is None:
-        return empty("J/token", "give the power with --set chip.tdp=W")
+        return empty("J/token", "give the power with --set chip.tdp=<number>W")
     return Quantity(
         value=joules_per_token(tokens_per_s_per_chip, chip.tdp),
         unit="J/token",

@@ -160,7 +160,7 @@ def leave_chip_out(cases: Sequence[Case], unmodelled: Sequence[Unmodelled]) -> E
 def loglinear_errors(cases: Sequence[Case]) -> list[float]:
     """Leave-one-out relative errors of the yardstick: log time linear in log chips, context, batch.
 
-    Raises InputError with fewer rows than its four coefficients and one to leave out.
+    Raises InputError with fewer rows than its four coefficients, one left out and one to spare.
     """
     if len(cases) < 6:
         raise InputError(f"{len(cases)} rows are too few for a regression; at least 6 are wanted")
@@ -177,3 +177,11 @@ def loglinear_errors(cases: Sequence[Case]) -> list[float]:
         weights, *_ = np.linalg.lstsq(features[kept], target[kept], rcond=None)
         errors.append(float(np.exp(features[i] @ weights - target[i]) - 1))
     return errors
+
+
+def loglinear_quantiles(cases: Sequence[Case]) -> tuple[float | None, float | None]:
+    """(median, 90th percentile) of the yardstick's absolute errors; None with too few rows."""
+    if len(cases) < 6:
+        return None, None
+    errors = np.abs(loglinear_errors(cases))
+    return float(np.quantile(errors, 0.5)), float(np.quantile(errors, 0.9))

@@ -15,7 +15,7 @@ from dougong.plan.chips import Chip
 from dougong.plan.layout import Layout, MemoryNeed, default_layout, largest_batch, memory_need
 from dougong.plan.operators import Step
 from dougong.plan.overlap import OverlapPolicy
-from dougong.plan.precision import Precision, default_precision
+from dougong.plan.precision import Precision, default_precision, find_precision
 from dougong.plan.quantity import Quantity
 from dougong.plan.roofline import Factors, IdealStep, StepTime, ideal_step
 from dougong.plan.speculation import FIRST_ACCEPTED, tokens_per_step
@@ -123,7 +123,8 @@ def scenario_for(
 ) -> Scenario:
     """A scenario with the usual choices: the chip's best precision, data-parallel attention, one
     draft where the model has an MTP block, and the memory's layout when the usual does not fit."""
-    precision = precision or default_precision(chip, config)
+    if precision is None:
+        precision = fitting_precision(config, chip, chips, context_len, batch, layout)
     layout = layout or fitting_layout(config, chip, chips, context_len, batch, precision)
     if drafts is None:
         drafts = 1 if config.num_nextn_predict_layers else 0
@@ -137,6 +138,20 @@ def scenario_for(
         drafts=drafts,
         overlap=overlap,
     )
+
+
+def fitting_precision(
+    config: ModelConfig, chip: Chip, chips: int, context_len: int, batch: int, layout: Layout | None
+) -> Precision:
+    """The chip's best precision that fits: converted to INT8, then INT4 experts, then the stored
+    formats dequantized in registers; the best one where none fits."""
+    best = default_precision(chip, config)
+    others = [find_precision(name) for name in ("w4a8", "release") if best.name == "int8"]
+    for precision in (best, *others):
+        at = layout or fitting_layout(config, chip, chips, context_len, batch, precision)
+        if memory_need(config, at, chip, precision, context_len, batch).fits:
+            return precision
+    return best
 
 
 def fitting_layout(
