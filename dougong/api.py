@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from dougong.chat import Tokenizer, encode_conversation, load_tokenizer, special
+from dougong.checkpoint import parameters
 from dougong.checkpoint.locate import find_checkpoint
 from dougong.config import ModelConfig, V3Config, load_config
 from dougong.errors import InputError
+from dougong.machine import require_memory
 from dougong.model.generation import LanguageModel, Limits, Report, Request, all_logits
 from dougong.model.loading import load_model
 from dougong.model.sampling import SamplingParams
@@ -51,7 +53,11 @@ def load(
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
     folder, number = find_checkpoint(name), DTYPES[dtype]
-    if isinstance(load_config(folder), V3Config):
+    config = load_config(folder)
+    if device == "cpu":
+        num_bytes = sum(parameter.count for parameter in parameters(config)) * number.itemsize
+        require_memory(num_bytes, f"{name} in {dtype}", "try bfloat16 or a smaller model")
+    if isinstance(config, V3Config):
         if (backend, rounding) != ("reference", "none"):
             raise InputError(
                 f"{name} is a V3 model, which is here to compare V4 with: it runs on the reference "

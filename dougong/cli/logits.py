@@ -145,7 +145,12 @@ def compute(
     """`logits` [B, S, V] and, if asked for, `mtp_logits` [B, S - 1, V]; float32 or float64."""
     import torch
 
+    from dougong.machine import require_memory
+
     batch, num_tokens = ids_BS.shape
+    # Float64 at worst, once per sequence and once more stacked.
+    num_bytes = ids_BS.numel() * model.config.vocab_size * 8 * 2 * (2 if mtp else 1)
+    require_memory(num_bytes, f"{batch} x {num_tokens} logits", "give fewer tokens at a time")
     progress = options.Progress("logits")
     main: list[torch.Tensor] = []
     drafted: list[torch.Tensor | None] = []
@@ -167,11 +172,14 @@ def compute(
 
 def write(tensors: dict[str, torch.Tensor], out: Path) -> None:
     """Writes the file whole or not at all: a reader never sees half of it."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         save_file(tensors, partial)
         partial.replace(out)
+    except SafetensorError as error:
+        raise InputError(f"--out {out} cannot be written: {error}.") from error
     finally:
         partial.unlink(missing_ok=True)

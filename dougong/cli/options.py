@@ -25,7 +25,7 @@ model_option = click.option(
 )
 threads_option = click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1024),
     default=None,
     help="CPU threads for tensor arithmetic. [default: torch's own choice]",
 )

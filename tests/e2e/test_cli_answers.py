@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.tiny import write_tiny_checkpoint
@@ -17,6 +19,7 @@ from dougong.cli import chat as chat_command
 from dougong.cli import show
 from dougong.cli.main import run
 from dougong.errors import InputError
+from dougong.machine import this_machine
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +214,55 @@ def test_a_terminal_is_shown_no_control_characters(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     show.write("a\x1b[31mb\tc\n\x9b2J\r", reasoning=False)
     assert capfd.readouterr().out == "a[31mb\tc\n2J"
+
+
+def test_a_terminal_is_asked_for_each_line_and_ctrl_c_cuts_only_the_answer(
+    model: Model, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    typed = iter(["Hello", "  ", "And then?"])
+
+    def type_line(asked: str) -> str:
+        assert asked == "> "
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    presses = iter([True, False])
+    ask = show.ask
+
+    def interrupted_once(*args: Any, **options: Any) -> Any:
+        if next(presses):
+            raise KeyboardInterrupt
+        return ask(*args, **options)
+
+    monkeypatch.setattr(show, "ask", interrupted_once)
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr("builtins.input", type_line)
+    messages, answers = chat_command.converse(model, [], silent=True, asking={"max_tokens": 3})
+    assert [message["content"] for message in messages if message["role"] == "user"] == [
+        "And then?"
+    ]
+    assert len(answers) == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_input_that_is_not_utf_8_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff"), encoding="utf-8"))
+    assert run(["generate", "-"]) == 1
+    assert capfd.readouterr().err == "dougong: what was read is not valid utf-8 (byte 1).\n"
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(this_machine(), available_bytes=2**16)
+    monkeypatch.setattr("dougong.machine.this_machine", lambda: small)
+    with pytest.raises(InputError, match=r"needs 0\.0 GiB of memory .* try bfloat16"):
+        dougong.load(folder)

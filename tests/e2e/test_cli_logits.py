@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dougong.cli.logits import write
 from dougong.cli.main import run
+from dougong.errors import InputError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "parity" / "golden"
 # fp32: two independent implementations are within 1e-5 of the float64 values (their meta.json).
@@ -114,3 +117,14 @@ def test_mtp_of_a_checkpoint_without_mtp_blocks_is_refused(
     assert run(argv) == 1
     assert "no MTP blocks" in capfd.readouterr().err
     assert not out.exists()
+
+
+def test_a_disk_that_takes_no_more_is_one_sentence_and_leaves_no_file(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(InputError, match="cannot be written"):
+            write({"logits": torch.zeros(10_000)}, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []

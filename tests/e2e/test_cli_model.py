@@ -143,3 +143,13 @@ def test_rounding_a_v3_model_is_refused(tmp_path: Path) -> None:
     folder = write_tiny_v3_checkpoint(tmp_path / "v3")
     with pytest.raises(InputError, match="V3"):
         dougong.load(folder, rounding="release")
+
+
+def test_a_configuration_without_weights_can_be_inspected(
+    folder: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_bytes((folder / "config.json").read_bytes())
+    reports = [inspected(str(path), capfd) for path in (config, tmp_path)]
+    assert reports[0]["figures"] == reports[1]["figures"]
+    assert reports[0]["files_bytes"] is None

@@ -204,6 +204,8 @@ class Failing:
         ),
         (KeyboardInterrupt(), 130, "dougong: interrupted.\n"),
         (MemoryError(), 1, "dougong: out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "dougong: out of memory"),
+        (UnicodeDecodeError("utf-8", b"a\xff", 1, 2, "bad"), 1, "dougong: what was read is not"),
         (RuntimeError("a\nb"), 1, "dougong: internal error (RuntimeError: a b). This is a bug"),
     ],
 )
