@@ -138,8 +138,8 @@ class V4Config:
         expected = self.num_hidden_layers + self.num_nextn_predict_layers
         require(
             len(self.compress_ratios) == expected,
-            "compress_ratios",
-            f"{len(self.compress_ratios)} entries",
+            "len(compress_ratios)",
+            len(self.compress_ratios),
             f"{expected}: num_hidden_layers + num_nextn_predict_layers",
         )
         for layer, ratio in enumerate(self.compress_ratios):

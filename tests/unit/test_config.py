@@ -134,7 +134,7 @@ V4_REFUSALS = [
     ("num_hash_layers", 4, "num_hash_layers is 4", "at most num_hidden_layers"),
     ("n_routed_experts", 2**19, "n_routed_experts is 524288", "over all"),
     ("n_shared_experts", 2, "n_shared_experts is 2", "1"),
-    ("compress_ratios", [0, 4], "compress_ratios is 2 entries", "3: num_hidden_layers"),
+    ("compress_ratios", [0, 4], r"len\(compress_ratios\) is 2", "3: num_hidden_layers"),
     ("compress_ratios", [0, 4, 2], r"compress_ratios\[2\] is 2", "0 .* 4 .* or 128"),
     ("compress_ratios", [0, 4, False], r"compress_ratios\[2\] is False", "0 .* 4 .* or 128"),
     ("compress_ratios", "0,4", "compress_ratios is 0,4", "a list"),
@@ -151,7 +151,12 @@ V4_REFUSALS = [
     ("model_type", "llama", "model_type is llama", "deepseek_v4"),
     ("dtype", "float32", "torch_dtype is bfloat16", "float32, as dtype says"),
     ("layer_types", ["sliding_attention"] * 3, "compress_ratios is", "as layer_types says"),
-    ("layer_types", ["sliding_attention"], "layer_types is 1 entries", "num_hidden_layers"),
+    ("layer_types", 5, "layer_types is 5", "a list"),
+    ("layer_types", [[]] * 3, r"layer_types\[0\] is \[\]", "sliding_attention"),
+    ("rope_parameters", "yarn", "rope_parameters is yarn", "an object"),
+    ("rope_scaling", {"type": ["yarn"]}, "rope_scaling.type is", "'yarn'"),
+    ("x\ny", 5, r"'x\\ny' is 5", "no such field"),
+    ("layer_types", ["sliding_attention"], r"len\(layer_types\) is 1", "num_hidden_layers"),
     ("layer_types", ["full_attention"] * 3, r"layer_types\[0\] is full_attention", "sliding"),
     ("mlp_layer_types", ["moe"] * 3, "num_hash_layers is 1", "0, as mlp_layer_types says"),
     ("mlp_layer_types", ["moe", "hash_moe", "moe"], "mlp_layer_types is hash_moe", "'moe'"),
@@ -169,7 +174,8 @@ V4_REFUSALS = [
 def test_a_wrong_v4_field_is_refused_by_name(
     field: str, value: Any, names: str, allowed: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"(?s){names}.*{allowed}") as refusal:
+    names = names.replace(" is ", " is '?")  # text is shown in quotes
+    with pytest.raises(ConfigError, match=f"{names}.*{allowed}") as refusal:
         V4Config.from_dict(published() | {field: value})
     assert "\n" not in str(refusal.value)
 
@@ -191,6 +197,7 @@ V3_REFUSALS = [
 def test_a_wrong_v3_field_is_refused_by_name(
     field: str, value: Any, names: str, allowed: str
 ) -> None:
+    names = names.replace(" is ", " is '?")
     with pytest.raises(ConfigError, match=f"{names}.*{allowed}"):
         V3Config.from_dict(load_config("v3.2").to_dict() | {field: value})
 
@@ -218,7 +225,7 @@ def test_layers_must_be_listed() -> None:
 
 def test_contradictions_of_dataclass_fields_are_refused_without_any_dialect() -> None:
     flash = load_config("v4-flash")
-    with pytest.raises(ConfigError, match="expert_dtype is fp4; allowed: none without"):
+    with pytest.raises(ConfigError, match="expert_dtype is 'fp4'; allowed: none without"):
         dataclasses.replace(flash, quantization_config=None)
     with pytest.raises(ConfigError, match="scale_fmt is None; allowed: 'ue8m0'"):
         dataclasses.replace(flash, quantization_config=QuantizationConfig(scale_fmt=None))
