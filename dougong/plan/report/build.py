@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from . import figure1, figure3, figure4, figure5, frontier, table1, table2, table3, table4
+from . import figure1, figure2, figure3, figure4, figure5, frontier, table1, table2, table3, table4
+from .conclusions import conclusions
 from .exhibit import Chapter, Prose, Report
+from .highlights import highlights
 from .measured import Results
 from .text import content
 
@@ -18,6 +20,7 @@ def build(results: Results) -> Report:
         exhibits=(
             figure1.exhibit(),
             table1.exhibit(),
+            figure2.exhibit(),
             figure3.exhibit(results),
             table2.exhibit(),
             table3.exhibit(results),
@@ -34,5 +37,6 @@ def build(results: Results) -> Report:
         title=words["chapter3"],
         introduction=(Prose(words["chapter3_text"]),),
         exhibits=(frontier.exhibit(),),
+        conclusions=conclusions(),
     )
-    return Report(highlights=(), chapters=(first, second, third))
+    return Report(highlights=highlights(), chapters=(first, second, third))
