@@ -67,6 +67,7 @@ class Replica:
     room: dict[str, float]
     max_batch: int
     prefill_slots: int = 1
+    shared: bool = False  # the same chips read prompts and decode, half of their time each
 
 
 @dataclass
@@ -139,6 +140,13 @@ class _Server:
         """Requests waiting or being served here."""
         return self.seats.count + len(self.seats.queue)
 
+    @property
+    def slowdown(self) -> float:
+        """How much longer a decode step takes while chips also read prompts: groups that read give
+        it half of their time, and a step waits for the mean group."""
+        busy = self.readers.count / self.replica.prefill_slots
+        return 1 + busy if self.replica.shared else 1.0
+
     def find(self, conversation: int) -> tuple[str, int]:
         """The tier that holds a conversation's context, and its tokens."""
         for name, tier in (("device", self.device), ("host", self.host), ("disk", self.disk)):
@@ -167,7 +175,8 @@ class _Server:
                 tier, tokens = self.find(conversation)
                 cached = min(max(tokens, shared), prompt - 1)
                 wait = replica.load_s[tier](tokens) if tier in ("host", "disk") else 0.0
-                wait += replica.prefill_s(prompt - cached, cached)
+                crowded = 2.0 if replica.shared and self.decoding else 1.0
+                wait += crowded * replica.prefill_s(prompt - cached, cached)
                 self.prefill_busy_s += wait
                 yield self.env.timeout(wait)
             first = self.env.now
@@ -175,7 +184,7 @@ class _Server:
             left = output - 1
             while left > 0:
                 burst = min(STEP_TOKENS, left)
-                yield self.env.timeout(burst * replica.tpot_s(self.decoding))
+                yield self.env.timeout(burst * replica.tpot_s(self.decoding) * self.slowdown)
                 left -= burst
             self.decoding -= 1
             self.keep(conversation, prompt + output)

@@ -56,6 +56,7 @@ def replica_of(
         room={"device": kv_room / 2, "host": host_bytes, "disk": disk_bytes},
         max_batch=max(1, most // 2),  # half of the KV room serves, half keeps prefixes warm
         prefill_slots=reading.dp,
+        shared=not prefill_chips,
     )
 
 
