@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dougong.chat import Tokenizer, encode_conversation, load_tokenizer, special
+from dougong.chat.effort import Profile
 from dougong.checkpoint import parameters
 from dougong.checkpoint.locate import find_checkpoint
 from dougong.config import ModelConfig, V3Config, load_config
@@ -126,6 +127,11 @@ class Model:
         """The model's configuration."""
         return self.transformer.config
 
+    @property
+    def num_parameters(self) -> int:
+        """Trained values in memory, MTP blocks included."""
+        return sum(tensor.numel() for tensor in self.transformer.parameters())
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's own tokenizer, read when it is first needed."""
@@ -168,6 +174,7 @@ class Model:
         seed: int = 0,
         thinking: bool = False,
         effort: str | None = None,
+        profile: Profile = "preview",
         raw: bool = False,
         report: Report | None = None,
     ) -> Stream:
@@ -175,7 +182,8 @@ class Model:
 
         Args:
             prompt: a user message, or a conversation as a list of {"role", "content", ...}.
-            thinking: lets the model reason first; `effort`: its reasoning effort.
+            thinking: lets the model reason first; `effort`: its reasoning effort, of those that
+                `profile`, the generation of the checkpoint, knows.
             raw: continues the string `prompt` as it is, without turning it into a conversation.
             report: told during the prefill how many tokens are done, and of how many.
         Raises: InputError if an option is out of range or prompt and answer exceed the context.
@@ -183,7 +191,7 @@ class Model:
         params = SamplingParams(
             temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed
         )
-        ids = self.encode(prompt, thinking=thinking, effort=effort, raw=raw)
+        ids = self.encode(prompt, thinking=thinking, effort=effort, profile=profile, raw=raw)
         self._check_room(len(ids), max_tokens)
         answer = Answer(prompt_tokens=len(ids))
         tokens = self._tokens(ids, params, max_tokens, answer, report)
@@ -195,6 +203,7 @@ class Model:
         *,
         thinking: bool = False,
         effort: str | None = None,
+        profile: Profile = "preview",
         raw: bool = False,
     ) -> list[int]:
         """The ids that the model is given for `prompt`; see `stream` for the arguments."""
@@ -211,7 +220,9 @@ class Model:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         if effort is not None and not thinking:
             raise InputError("an effort says how hard to think; switch thinking on as well.")
-        return encode_conversation(self.tokenizer, messages, thinking=thinking, effort=effort)
+        return encode_conversation(
+            self.tokenizer, messages, thinking=thinking, effort=effort, profile=profile
+        )
 
     def _check_room(self, prompt_tokens: int, max_tokens: int) -> None:
         limit = self.config.max_position_embeddings

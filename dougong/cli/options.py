@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SMALL_MODEL_PARAMETERS = 50_000_000
 DTYPES = ("float32", "float64", "bfloat16")
 
 json_option = click.option(
@@ -27,7 +28,8 @@ threads_option = click.option(
     "--threads",
     type=click.IntRange(1, 1024),
     default=None,
-    help="CPU threads for tensor arithmetic. [default: torch's own choice]",
+    help="CPU threads for tensor arithmetic. [default: torch's choice; 1 for a small model, whose "
+    "matrices are too small to share]",
 )
 backend_option = click.option(
     "--backend",
@@ -81,7 +83,9 @@ def asking_options(command: F) -> F:
 
 ASKING = (
     click.option("--thinking", is_flag=True, help="Let the model reason before it answers."),
-    click.option("--effort", default=None, help="How hard to reason: high or max."),
+    click.option("--effort", default=None, help="How hard to reason, such as high or max."),
+    click.option("--profile", type=click.Choice(["preview", "0813"]), default="preview",
+                 show_default=True, help="The checkpoint's generation, which knows other efforts."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                  help="The same seed gives the same answer."),
     click.option("--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True,
@@ -101,11 +105,14 @@ def load(words: dict[str, Any]) -> Model:
     """Loads the model that the options of `model_options` name, and takes them out of `words`."""
     from dougong.api import load as load_model
 
-    set_threads(words.pop("threads"))
-    name = words.pop("model")
+    threads, name = words.pop("threads"), words.pop("model")
+    set_threads(threads)
     fallback = not words.pop("no_fallback")
     chosen = {key: words.pop(key) for key in ("backend", "dtype", "rounding")}
-    return load_model(name, fallback=fallback, **chosen)
+    model = load_model(name, fallback=fallback, **chosen)
+    if threads is None and model.num_parameters < SMALL_MODEL_PARAMETERS:
+        set_threads(1)
+    return model
 
 
 def set_threads(threads: int | None) -> None:
@@ -141,7 +148,11 @@ class Progress:
         now = time.monotonic()
         elapsed_s = now - self.start_s
         wait_s = 0.5 if self.terminal else 10.0
-        if elapsed_s < 2.0 or (self.shown_s is not None and now - self.shown_s < wait_s):
+        if (
+            done == total
+            or elapsed_s < 2.0
+            or (self.shown_s is not None and now - self.shown_s < wait_s)
+        ):
             return
         self.shown_s = now
         left_s = elapsed_s / max(done, 1) * (total - done)
