@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -23,6 +23,18 @@ class DataConfig:
     max_length: int = 256
     batch_tokens: int = 4096
     seed: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateConfig:
+    """The last part of training: longer samples in another mix, and the indexers' own loss.
+
+    `start`: the share of the steps after which it begins; 1: never.
+    """
+
+    start: float = 1.0
+    max_length: int = 512
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +73,7 @@ class RunConfig:
     data: DataConfig
     schedule: ScheduleConfig
     output: OutputConfig
+    late: LateConfig = LateConfig()
     seed: int = 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,7 +85,9 @@ class RunConfig:
         values = self.to_dict()
         data = values["data"]
         sections = {"": {}, "data": data, "data.shares": data.pop("shares")}
-        sections |= {name: values.pop(name) for name in ("schedule", "output")}
+        late = values["late"]
+        sections |= {name: values.pop(name) for name in ("schedule", "output", "late")}
+        sections["late.shares"] = late.pop("shares")
         del values["data"]
         sections[""] = values
         return "\n\n".join(
@@ -82,6 +97,14 @@ class RunConfig:
             )
             for name, section in sections.items()
         )
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "data": DataConfig,
+    "schedule": ScheduleConfig,
+    "output": OutputConfig,
+    "late": LateConfig,
+}
 
 
 def load_run_config(path_or_preset: str | Path) -> RunConfig:
@@ -106,10 +129,8 @@ def run_config_from_dict(values: dict[str, Any], where: str = "training config")
     """A checked `RunConfig` from nested dictionaries with the fields' names."""
     values = dict(values)
     sections: dict[str, Any] = {}
-    for name, kind in (
-        ("data", DataConfig), ("schedule", ScheduleConfig), ("output", OutputConfig)
-    ):  # fmt: skip
-        section = values.pop(name, None)
+    for name, kind in SECTIONS.items():
+        section = values.pop(name, {} if name == "late" else None)
         if not isinstance(section, dict):
             raise ConfigError(f"{where}: section [{name}] is missing")
         sections[name] = _section(kind, section, f"{where}: {name}")
@@ -154,10 +175,12 @@ def _section(kind: type[Any], values: dict[str, Any], where: str) -> Any:
 def _check(config: RunConfig, where: str) -> None:
     """Ranges that a type cannot express."""
     data, schedule, output = config.data, config.schedule, config.output
-    shares = data.shares.values()
-    number = all(isinstance(s, int | float) and not isinstance(s, bool) and s > 0 for s in shares)
+    late = config.late
     rules = (
-        ("data.shares", bool(shares) and number, "positive numbers, at least one family"),
+        ("data.shares", _are_shares(data.shares), "positive numbers, at least one family"),
+        ("late.start", 0 <= late.start <= 1, "from 0 to 1"),
+        ("late.shares", late.start == 1 or _are_shares(late.shares), "positive numbers"),
+        ("late.max_length", 16 <= late.max_length <= data.batch_tokens, "16 to batch_tokens"),
         ("data.max_length", data.max_length >= 16, "at least 16 tokens"),
         ("data.batch_tokens", data.batch_tokens >= data.max_length, "at least data.max_length"),
         ("schedule.steps", schedule.steps >= 1, "at least 1"),
@@ -181,3 +204,10 @@ def _check(config: RunConfig, where: str) -> None:
             section, key = name.split(".")
             value = getattr(getattr(config, section), key)
             raise ConfigError(f"{where}: {name} = {value} should be {wanted}")
+
+
+def _are_shares(shares: dict[str, float]) -> bool:
+    """Whether these are positive numbers, at least one."""
+    values = shares.values()
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    return bool(shares) and numbers and all(v > 0 for v in values)

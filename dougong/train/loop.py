@@ -47,6 +47,7 @@ class Run:
     optimizer: Optimizer
     tokenizer_folder: Path
     mixture: Mixture
+    late_mixture: Mixture | None
     progress: Progress
     step: int = 0
     tokens: int = 0
@@ -68,16 +69,26 @@ def open_run(config: RunConfig, *, quiet: bool = False) -> Run:
     folder = Path(config.output.folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     data = config.data
-    corpus = load_corpus(Path(data.folder).expanduser(), needed_sources(data.shares))
+    shares = data.shares | config.late.shares
+    corpus = load_corpus(Path(data.folder).expanduser(), needed_sources(shares))
     tokenizer, tokenizer_folder = run_tokenizer(
         folder, data.tokenizer, model_config.vocab_size, corpus, data.seed
     )
-    mixture = Mixture(data.shares, tokenizer, corpus, seed=data.seed, max_length=data.max_length)
+    early, late = (
+        Mixture(shares, tokenizer, corpus, seed=data.seed, max_length=max_length)
+        if shares
+        else None
+        for shares, max_length in (
+            (data.shares, data.max_length),
+            (config.late.shares, config.late.max_length),
+        )
+    )
+    assert early is not None
     torch.manual_seed(config.seed)
     model = initialize(Transformer(model_config), config.seed)
     optimizer = Optimizer(dict(model.named_parameters()), model_config.o_groups)
     progress = Progress(folder, config.schedule.steps, quiet=quiet)
-    run = Run(config, folder, model, optimizer, tokenizer_folder, mixture, progress)
+    run = Run(config, folder, model, optimizer, tokenizer_folder, early, late, progress)
     if (newest := latest_checkpoint(folder)) is not None:
         run.step = restore_checkpoint(newest, model, optimizer)
         run.tokens = run.step * data.batch_tokens
@@ -107,13 +118,15 @@ def train_step(run: Run) -> tuple[dict[str, Any], float]:
     """
     began = time.perf_counter()
     plan, step = run.config.schedule, run.step
-    batch = run.mixture.batch(step, run.config.data.batch_tokens)
+    late = run.late_mixture if schedule.is_late(run.config, step) else None
+    batch = (late or run.mixture).batch(step, run.config.data.batch_tokens)
     with stored_weights(run.model, active=schedule.is_quantized(plan, step)):
         losses = training_loss(
             run.model,
             batch,
             mtp_weight=schedule.mtp_weight(plan, step),
             balance_weight=plan.balance_weight,
+            align_index=late is not None,
         )
         if not math.isfinite(losses.total.item()):
             raise TrainingError(
@@ -134,6 +147,7 @@ def train_step(run: Run) -> tuple[dict[str, Any], float]:
         "loss": losses.next_token,
         "mtp": losses.mtp,
         "balance": losses.balance,
+        "index": losses.index,
         "norm": norm,
         "lr": factor,
         "seconds": round(seconds, 3),

@@ -18,6 +18,7 @@ from dougong.kernels.router import router_scores
 from dougong.model.moe import Router
 from dougong.model.transformer import Transformer
 from dougong.train.data.mixture import PackedBatch
+from dougong.train.index_alignment import alignment_loss, observed_attention
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Losses:
     next_token: float
     mtp: float
     balance: float
+    index: float
     loads: dict[str, Tensor]
 
 
@@ -83,14 +85,22 @@ def sequence_balance(routing: Routing, lengths: list[int]) -> Tensor:
 
 
 def training_loss(
-    model: Transformer, batch: PackedBatch, *, mtp_weight: float, balance_weight: float
+    model: Transformer,
+    batch: PackedBatch,
+    *,
+    mtp_weight: float,
+    balance_weight: float,
+    align_index: bool = False,
 ) -> Losses:
-    """All losses of one packed batch.
+    """All losses of one packed batch; `align_index` adds the indexers' own loss.
 
     Logits are computed only where a token counts; the MTP block runs only if its weight is
     positive.
     """
-    with observed_routing(model) as routings:
+    with (
+        observed_routing(model) as routings,
+        observed_attention(model, active=align_index) as attentions,
+    ):
         streams_TSD = model(batch.ids_T, batch.lengths)
         rows = batch.weight_T.nonzero()[:, 0]
         logits = model.logits(streams_TSD[rows])
@@ -101,12 +111,13 @@ def training_loss(
     balance = torch.stack(
         [sequence_balance(routing, batch.lengths) for routing in routings.values()]
     ).mean() if routings else torch.zeros(())  # fmt: skip
-    total = next_token + mtp_weight * mtp + balance_weight * balance
+    index = alignment_loss(attentions)
+    total = next_token + mtp_weight * mtp + balance_weight * balance + index
     loads = {
         name: torch.bincount(routing.experts_TK.flatten(), minlength=routing.scores_TE.shape[1])
         for name, routing in routings.items()
     }
-    return Losses(total, next_token.item(), mtp.item(), balance.item(), loads)
+    return Losses(total, next_token.item(), mtp.item(), balance.item(), index.item(), loads)
 
 
 def _mtp_loss(model: Transformer, streams_TSD: Tensor, batch: PackedBatch) -> Tensor:

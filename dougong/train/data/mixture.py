@@ -17,6 +17,7 @@ from dougong.errors import ConfigError
 from dougong.train.data.arithmetic import arithmetic
 from dougong.train.data.corpus import Corpus
 from dougong.train.data.encode import Encoded, Encoder, encode_sample
+from dougong.train.data.long import long_sample
 from dougong.train.data.retrieval import retrieval
 from dougong.train.data.sample import Generator, Sample
 from dougong.train.data.stories import story, tale
@@ -29,6 +30,7 @@ OWN_FAMILIES: dict[str, Generator] = {
     "retrieval": retrieval,
     "talk": small_talk,
     "facts": simple_facts,
+    "long": long_sample,
 }
 SOURCES_OF_FAMILY = {
     "prose": ("sotu", "shakespeare"),
