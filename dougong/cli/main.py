@@ -30,6 +30,7 @@ MEMBERS = {
     "logits": ("dougong.cli.logits", "Write a model's logits for given token ids."),
     "train": ("dougong.cli.train", "Train a model from a configuration file."),
     "plan": ("dougong.cli.plan", "Compute speed, memory and cost on given hardware."),
+    "report": ("dougong.cli.report", "Write the report: exhibits whose every figure is marked."),
     "doctor": ("dougong.cli.doctor", "Show what this machine has and can run."),
 }
 

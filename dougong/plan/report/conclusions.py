@@ -213,7 +213,7 @@ def _price() -> Conclusion:
                 confidence="low",
             ),
         },
-        {"large": large},
+        {"small": small},
     )
 
 
@@ -221,12 +221,15 @@ def _reach() -> Conclusion:
     words, pairs = content("figure1"), list(zip(money_pairs(), vendor_rows(), strict=True))
     here = content("conclusions")
 
+    def vendors(country: str) -> int:
+        return sum(row["country"] == country for _, row in pairs)
+
     def total(country: str, which: str) -> float:
         cells = [getattr(pair, which) for pair, row in pairs if row["country"] == country]
         return float(sum(cell.value or 0.0 for cell in cells))
 
-    def share(value: float, how: object) -> Cell:
-        known = words[str(how)] if str(how) in words else here[str(how)]
+    def share(value: float, how: str) -> Cell:
+        known = words[how] if how in words else here[how]
         return computed(value, known, USAGE_FILE, unit="%", confidence="medium")
 
     other = only(USAGE, period="2026-04 (share view)", scope="group", country="CN")
@@ -234,6 +237,8 @@ def _reach() -> Conclusion:
         "reach",
         "dougong report --out DIR, then data/figure1_tokens_and_dollars.csv",
         {
+            "labs": computed(vendors("CN"), words["six_count_how"], USAGE_FILE),
+            "us": computed(vendors("US"), here["us_count_how"], USAGE_FILE),
             "tokens": share(total("CN", "first"), "six_tokens_how"),
             "dollars": share(total("CN", "second"), "six_dollars_how"),
             "us_tokens": share(total("US", "first"), "us_tokens_how"),

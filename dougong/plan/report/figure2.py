@@ -36,6 +36,7 @@ def exhibit() -> Exhibit:
     cells = {
         "first": level("s_base"),
         "last": level("s_super"),
+        "steps": computed(len(STEPS) - 1, words["steps_how"], SOURCE),
         "total": ratio("s_super", "s_base", "total_how"),
         "model": ratio("s_flash", "s_int4", "model_how"),
         "policy": ratio("s_draft", "s_flash", "policy_how"),

@@ -22,8 +22,9 @@ LAYERS = {
     "model": "own_model",
 }
 ABSENT = ("none", "n/a")
-SHARED = ("via ", "through ", "buys ", "mixed", "PyTorch", "vLLM", "SGLang", "(targets)")
-OWN_ANYWAY = ("PyTorch-for-SAIL", "MindSpore; torch_npu")
+SHARED_START = ("PyTorch", "SGLang", "vLLM/", "MindSpore on ")
+SHARED = ("via ", "through ", "buys ", "mixed", "vLLM/SGLang", "(targets)")
+OWN_ANYWAY = ("PyTorch-for-SAIL",)
 TYPES = (
     "full stack",
     "cloud + model",
@@ -55,6 +56,7 @@ def exhibit() -> Exhibit:
         "players": computed(len(chinese), words["players_how"], FILE),
         "full": computed(full, words["full_how"], FILE),
         "chips": computed(_of_type(ordered, "chip vendor"), words["type_how"], FILE),
+        "hubs": computed(_of_type(ordered, "neutral software"), words["type_how"], FILE),
         "labs": computed(_of_type(ordered, "model lab"), words["type_how"], FILE),
     }
     matrix = Matrix(
@@ -87,7 +89,10 @@ def level(row: DataRow, column: str) -> str:
         return "own"
     if column == "chip" and row["type"] == "neutral software":
         return "none"  # a list of targets, not of chips
-    return "partner" if any(sign in text for sign in SHARED) else "own"
+    if column == "cloud_or_platform" and row["type"] == "chip vendor":
+        return "partner"  # whose cloud the chips stand in
+    shared = text.startswith(SHARED_START) or any(sign in text for sign in SHARED)
+    return "partner" if shared else "own"
 
 
 def matrix_row(row: DataRow) -> MatrixRow:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from dougong.plan.tables import Row as DataRow
 
-from .cells import Cell, computed
+from .bars import Bar, Bars
+from .cells import Cell, cited, computed
 from .exhibit import Exhibit, Prose, Row, Table
 from .plots import Point, Scatter
 from .sources import figure, rows, weakest
-from .text import Text, content, same
+from .text import Text, content, phrase, same
 
 FILE = "v4_inference_benchmarks.csv"
 RATE = "tok_s_per_chip"
 MIXED = "mixed 8K/1K"
+DEPTH_LOOK = {
+    "full stack": 0,
+    "chip vendor": 1,
+    "cloud + model": 2,
+    "device + model": 2,
+    "model lab": 2,
+    "operator": 3,
+}
 INPUT_PER_OUTPUT = 8  # the 8K/1K scenario: eight input tokens for each output token
 
 
@@ -28,7 +37,25 @@ def exhibit() -> Exhibit:
         label=Text("Figure 5", "圖 5"),
         title=words["title"],
         answer=answer,
-        blocks=(_gains_table(), _decode_chart(), _trap_table(), _trap_reading()),
+        blocks=(_depth_chart(), _gains_table(), _decode_chart(), _trap_table(), _trap_reading()),
+    )
+
+
+def _depth_chart() -> Bars:
+    """The level of integration that the data file gives each player, 1 to 5."""
+    words, bars = content("figure5"), []
+    for row in sorted(rows("ecosystem"), key=lambda row: row["integration_level"], reverse=True):
+        depth = row["integration_level"].split(" ")[0]
+        if depth.isdigit():
+            name = phrase(row["player"])
+            level = cited(int(depth), row["source"], row["confidence"], how=words["depth_how"])
+            bars.append(Bar(name, level, DEPTH_LOOK[row["type"]]))
+    return Bars(
+        key="figure5_depth",
+        title=words["depth_title"],
+        axis=words["depth_axis"],
+        bars=tuple(bars),
+        categories=tuple(words[name] for name in ("d_stack", "d_chip", "d_model", "d_demand")),
     )
 
 

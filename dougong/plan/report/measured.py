@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from dougong.errors import InputError
 from dougong.plan.records import RESULTS_FOLDER, Record, latest, read_records
 
 from .cells import Cell, Parent
@@ -43,5 +44,13 @@ class Results:
 
 
 def load_results(folder: Path | None) -> Results:
-    """Records of a folder of *.jsonl files, by default bench/results of a source tree."""
+    """Records of a folder of *.jsonl files; without one, bench/results of a source tree if any.
+
+    Raises: InputError if the folder that was asked for does not exist, or a line is no record.
+    """
+    if folder is not None and not folder.is_dir():
+        raise InputError(
+            f"--results {folder}: there is no such folder; give the folder of *.jsonl files that "
+            "`--record` wrote"
+        )
     return Results(read_records(folder or RESULTS_FOLDER))

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from .cells import AS_PUBLISHED, SYMBOL, Cell, Parent
 from .exhibit import Block, Datum, Exhibit, Prose, Report, Table, cells_of
@@ -19,7 +19,7 @@ from .palette import ACCENT, INK, PANEL, PAPER, RULE, SOFT, hatch_defs
 from .text import Language, Text, content, phrase
 
 KINDS = ("computed", "measured", "cited", "empty")
-CODE = re.compile(r"`([^`]+)`")
+MARKED = re.compile(r"`([^`]+)`|\[([\d¼½][^\]]*)\]")
 CSV_COLUMNS = (
     "series_en",
     "series_zh",
@@ -112,11 +112,11 @@ def note(parent: Parent, language: Language) -> Markup:
 
 
 def inline(text: str) -> Markup:
-    """Escaped text with `code` between backticks."""
-    parts = [
-        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
-        for index, part in enumerate(CODE.split(text))
-    ]
+    """Escaped text with `code` between backticks and [inputs that we chose] in brackets."""
+    parts = []
+    for index, part in enumerate(MARKED.split(text)):
+        wrap = ("{}", "<code>{}</code>", '<span class="given">{}</span>')[index % 3]
+        parts.append(Markup(wrap).format(part) if part else Markup(""))
     return Markup("").join(parts)
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from dougong.config import load_config
 from dougong.plan.chips import load_chips
 from dougong.plan.layout import weight_bytes
-from dougong.plan.parameters import bf16_bytes, checkpoint_bytes
+from dougong.plan.parameters import bf16_bytes, checkpoint_bytes, parameters_total
 from dougong.plan.precision import PRECISIONS
 from dougong.plan.tables import Row as DataRow
 from dougong.plan.weights import main_weights
@@ -52,6 +52,12 @@ def exhibit() -> Exhibit:
         {
             "models": computed(len(table), words["models_how"], "low_precision_models.csv"),
             "bits": computed(4 + 8 / 32, words["mxfp4_how"], "OCP Microscaling Formats v1.0"),
+            "parameters": computed(
+                parameters_total(pro, with_mtp=True) / 1e12,
+                words["parameters_how"],
+                "architecture.md 6.3",
+                unit="T",
+            ),
             "size": _gigabytes(checkpoint_bytes(pro), "exact_how"),
             "bf16": _gigabytes(bf16_bytes(pro), "bf16_how"),
         },

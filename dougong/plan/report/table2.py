@@ -63,6 +63,7 @@ def exhibit() -> Exhibit:
     best = max(speedup(x_of(chip), "waves", 16) for chip in CHIPS)
     cells = {
         "hide": computed(hiding, words["hide_how"], OVERLAP),
+        "chips": computed(len(CHIPS), words["count_how"], OVERLAP),
         "best": computed(best, words["best_how"], OVERLAP, unit="×"),
         "h800": computed(
             100 * hiding_share(h800, PRO.moe_intermediate_size),
