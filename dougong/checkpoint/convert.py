@@ -141,6 +141,7 @@ def _copy(checkpoint: Checkpoint, writer: CheckpointWriter, name: str) -> None:
     stored = checkpoint.stored(name)
     if writer.takes_bits(name, stored) and _is_plainly_finite(stored):
         writer.add_bits(name, stored)
+        checkpoint.release(name)
     else:
         writer.add(name, checkpoint.read(name))
 

@@ -131,12 +131,18 @@ class Checkpoint:
             check_table(f"{self._path(name)}: tensor {name!r}", table, self.config.n_routed_experts)
             return table
         values = decode(stored)
+        self.release(name)
         if not np.isfinite(values).all():
             raise CheckpointError(
                 f"{self._path(name)}: tensor {name!r} holds NaN or infinity; expected finite "
                 "weights. The file is damaged, or training diverged."
             )
         return values
+
+    def release(self, name: str) -> None:
+        """Tells the system that a tensor's mapped pages are not needed for now (`read` does)."""
+        tensor = self._plan.pieces[name].tensor
+        self._files[tensor].release(tensor)
 
     def _entry(self, name: str) -> Entry:
         tensor = self._plan.pieces[name].tensor
