@@ -31,6 +31,7 @@ MEMBERS = {
     "train": ("dougong.cli.train", "Train a model from a configuration file."),
     "plan": ("dougong.cli.plan", "Compute speed, memory and cost on given hardware."),
     "report": ("dougong.cli.report", "Write the report: exhibits whose every figure is marked."),
+    "bench": ("dougong.cli.bench", "Measure this machine and the number formats."),
     "doctor": ("dougong.cli.doctor", "Show what this machine has and can run."),
 }
 
