@@ -11,7 +11,7 @@ from tests.support import training
 
 def changed(section: str, **fields: object) -> dict[str, object]:
     values = training.values(Path("inputs"), Path("run"))
-    values[section] = {**values[section], **fields}
+    values[section] = {**values.get(section, {}), **fields}
     return values
 
 
@@ -19,6 +19,7 @@ def test_shipped_preset_is_valid_and_sums_to_one() -> None:
     config = load_run_config("nano")
     assert config.model == "nano"
     assert sum(config.data.shares.values()) == pytest.approx(1)
+    assert sum(config.late.shares.values()) == pytest.approx(1)
 
 
 def test_resolved_configuration_reads_back(tmp_path: Path) -> None:
@@ -50,6 +51,7 @@ def test_command_line_overrides() -> None:
         (changed("data", shares={"story": "a"}), r"data\.shares = .* should be positive numbers"),
         (changed("data", batch_tokens=64), r"data\.batch_tokens = 64 should be at least data"),
         (changed("output", keep=0), r"output\.keep = 0 should be at least 1"),
+        (changed("late", start=0.5), r"late\.shares = \{\} should be positive numbers"),
         ({"model": "nano"}, r"section \[data\] is missing"),
     ],
 )
