@@ -362,7 +362,8 @@ def config_from_dict(values: Mapping[str, object]) -> ModelConfig:
 def load_config(path_or_preset: str | Path) -> ModelConfig:
     """The configuration of a preset, of a folder with a config.json, or of a config.json.
 
-    Raises ConfigError, naming the file and the field, when there is none or it is not valid.
+    A preset wins over a folder of the same name: write `./nano` for the folder. Raises ConfigError,
+    naming the file and the field, when there is none or it is not valid.
     """
     if path_or_preset in PRESETS:
         path = _PRESET_FOLDER / f"{path_or_preset}.json"

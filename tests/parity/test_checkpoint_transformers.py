@@ -128,3 +128,26 @@ def test_v3_travels_both_ways(config, model, tmp_path: Path) -> None:
     convert(tmp_path / "saved", tmp_path / "written")
     again = dict(model.from_pretrained(tmp_path / "written").named_parameters())
     assert all(torch.equal(again[name], tensor) for name, tensor in theirs.named_parameters())
+
+
+def test_transformers_dequantizes_what_we_quantized_to_the_same_values(tmp_path: Path) -> None:
+    """FP4 and FP8 values with power-of-two scales are exact in the BF16 that it widens them to."""
+    convert(FOLDER / "s4_mixed_mtp", tmp_path / "written", quantize="fp4+fp8")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "written").state_dict()
+    ours = open_checkpoint(tmp_path / "written")
+    compared = {
+        "attn.wq_a.weight": "self_attn.q_a_proj.weight",
+        "attn.wo_b.weight": "self_attn.o_b_proj.weight",
+        "attn.indexer.wq_b.weight": "self_attn.compressor.indexer.q_b_proj.weight",
+        "ffn.shared_experts.w2.weight": "mlp.shared_experts.down_proj.weight",
+    }
+    for our_part, their_part in compared.items():
+        name = f"layers.4.{our_part}"
+        assert ours.info(name).dtype == "F8_E4M3"
+        values = theirs[f"model.layers.4.{their_part}"].float().numpy()
+        assert np.array_equal(ours.read(name), values), name
+    for expert in range(ours.config.n_routed_experts):
+        name = f"layers.3.ffn.experts.{expert}.w2.weight"
+        assert ours.info(name).dtype == "I8"
+        down = theirs["model.layers.3.mlp.experts.down_proj"][expert]
+        assert np.array_equal(ours.read(name), down.float().numpy()), name
