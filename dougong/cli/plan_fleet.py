@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dougong.cli import options, plan_options
+
+if TYPE_CHECKING:
+    from dougong.plan.fleet import Demand, FleetResult, Served
 
 TRAFFIC = {"rate": 1.0, "turns": 3.0, "system": 1024.0, "user": 512.0, "output": 512.0,
            "pause": 20.0}  # fmt: skip
@@ -102,20 +106,11 @@ def simulate(
     """The simulation under the keys of `--json`."""
     from dougong.plan import fleet, fleet_speeds
     from dougong.plan.calibration import default_calibration
-    from dougong.plan.cost import usd_per_mtoken
     from dougong.plan.precision import find_precision
     from dougong.plan.predict import scenario_for
 
-    load = plan_options.parse_pairs(traffic, TRAFFIC, "--traffic")
     limits = plan_options.parse_pairs(slo, {"ttft": 2.0, "tpot": 0.05}, "--slo")
-    demand = fleet.Demand(
-        conversations_per_s=load["rate"],
-        turns=load["turns"],
-        system_len=int(load["system"]),
-        user_len=int(load["user"]),
-        output_len=int(load["output"]),
-        pause_s=load["pause"],
-    )
+    demand = parse_demand(traffic)
     scenario = scenario_for(
         plan_options.find_model(model),
         plan_options.find_chip(chip_name, chip_file, settings, what_if),
@@ -132,21 +127,44 @@ def simulate(
         prefill_chips=prefill_chips,
     )  # fmt: skip
     result = fleet.simulate(demand, replica, replicas, seconds, seed)
-    chips = replicas * (count + prefill_chips)
-    per_chip = result.output_tokens_per_s / chips
-    rental = scenario.chip.rental
-
-    def quantiles(what: Any) -> dict[str, float] | None:
-        if not result.served:
-            return None
-        return {f"p{share}": result.quantile(what, share / 100) for share in (50, 90, 99)}
-
     return {
         "model": model,
         "chip": scenario.chip.id,
         "count": count,
         "prefill_chips": prefill_chips,
         "replicas": replicas,
+        "within_slo": result.within(limits["ttft"], limits["tpot"]),
+        **as_report(result, replicas * (count + prefill_chips), scenario.chip.rental),
+    }
+
+
+def parse_demand(text: str) -> Demand:
+    """`--traffic` as numbers."""
+    from dougong.plan.fleet import Demand
+
+    load = plan_options.parse_pairs(text, TRAFFIC, "--traffic")
+    return Demand(
+        conversations_per_s=load["rate"],
+        turns=load["turns"],
+        system_len=int(load["system"]),
+        user_len=int(load["user"]),
+        output_len=int(load["output"]),
+        pause_s=load["pause"],
+    )
+
+
+def as_report(result: FleetResult, chips: int, rental: float | None) -> dict[str, Any]:
+    """What the traffic got, under the keys of `--json`; `chips` are all that are paid for."""
+    from dougong.plan.cost import usd_per_mtoken
+
+    per_chip = result.output_tokens_per_s / chips
+
+    def quantiles(what: Callable[[Served], float]) -> dict[str, float] | None:
+        if not result.served:
+            return None
+        return {f"p{share}": result.quantile(what, share / 100) for share in (50, 90, 99)}
+
+    return {
         "requests": len(result.served),
         "unfinished": result.unfinished,
         "requests_per_s": len(result.served) / result.measured_s,
@@ -156,7 +174,6 @@ def simulate(
         "found_in": result.tier_shares(),
         "ttft_s": quantiles(lambda one: one.ttft_s),
         "tpot_s": quantiles(lambda one: one.tpot_s),
-        "within_slo": result.within(limits["ttft"], limits["tpot"]),
         "prefill_busy": result.prefill_busy,
         "usd_per_mtoken": usd_per_mtoken(per_chip, rental) if rental and per_chip else None,
     }

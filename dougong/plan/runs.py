@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from dougong.errors import InputError
 from dougong.plan.calibration import Calibration, chip_class
-from dougong.plan.chips import SETTABLE, conflicts
+from dougong.plan.chips import SETTABLE, Chip, conflicts
 from dougong.plan.cost import energy, price
 from dougong.plan.launch import Launch, launches
 from dougong.plan.layout import largest_batch, smallest_count
@@ -48,17 +48,10 @@ class Run:
     def as_dict(self) -> dict[str, object]:
         """The keys of `dougong plan run --json`."""
         scenario, point = self.decode.scenario, self.decode
-        chip, memory = scenario.chip, point.memory
+        rate = point.tokens_per_s_per_chip
         return {
             "model": self.model,
-            "chip": {
-                "id": chip.id,
-                "name": chip.name,
-                "source": chip.source,
-                "confidence": chip.confidence,
-                "overrides": list(chip.overrides),
-                "missing": [key for key in SETTABLE if chip.get(key) is None],
-            },
+            "chip": _chip(scenario.chip),
             "count": scenario.layout.chips,
             "layout": scenario.layout.label(),
             "precision": scenario.precision.name,
@@ -66,75 +59,64 @@ class Run:
             "batch": scenario.batch,
             "drafts": scenario.drafts,
             "overlap": scenario.overlap,
-            "fits": memory.fits,
-            "memory_bytes": {
-                "dense": memory.dense,
-                "experts": memory.experts,
-                "kv": memory.kv,
-                "reserved": memory.reserved,
-                "total": memory.total,
-                "capacity": memory.capacity,
-            },
+            "fits": point.memory.fits,
+            "memory_bytes": asdict(point.memory) | {"total": point.memory.total},
             "largest_batch": self.largest_batch,
             "smallest_count": self.smallest_count,
             "figures": {name: one.as_dict() for name, one in point.quantities().items()},
-            "price": price(chip, point.tokens_per_s_per_chip).as_dict(),
-            "energy": energy(chip, point.tokens_per_s_per_chip).as_dict(),
-            "prefill": {
-                "prompt_tokens": self.prefill.prompt_len,
-                "time_to_first_token_s": self.prefill.ttft_s,
-                "low_s": self.prefill.ttft_low_s,
-                "high_s": self.prefill.ttft_high_s,
-                "tokens_per_s_per_chip": self.prefill.tokens_per_s_per_chip,
-            },
+            "price": price(scenario.chip, rate).as_dict(),
+            "energy": energy(scenario.chip, rate).as_dict(),
+            "prefill": self._prefill(),
             "bound": point.step.bound,
             "parts_s": point.step.parts(),
-            "operators": [
-                {
-                    "name": one.name,
-                    "format": one.format,
-                    "flops": one.flops,
-                    "memory_bytes": one.memory_bytes,
-                    "compute_s": one.compute_s,
-                    "memory_s": one.memory_s,
-                    "bound": one.bound,
-                }
-                for one in point.step.operators
-            ],
-            "hiding": None
-            if self.hiding is None
-            else {
-                "compute_to_link": self.hiding.peak_ratio,
-                "achieved": self.hiding.achieved_ratio,
-                "threshold": self.hiding.threshold,
-                "hides_at_peak": self.hiding.hides_at_peak,
-            },
-            "changes": [
-                {
-                    "name": one.name,
-                    "kind": one.kind,
-                    "speedup": one.speedup,
-                    "time_per_token_s": one.tpot_s,
-                    "fits": one.fits,
-                }
-                for one in self.changes
-            ],
-            "launch": [
-                {"engine": one.engine, "commands": list(one.commands), "note": one.note}
-                for one in self.launches
-            ],
-            "calibration": {
-                "class": chip_class(chip),
-                "has_rows": self.calibrated,
-                "factors": {
-                    name: {"value": value, "low": low, "high": high}
-                    for name, (value, low, high) in self.factors.items()
-                },
-            },
+            "operators": [asdict(one) | {"bound": one.bound} for one in point.step.operators],
+            "hiding": self._hiding(),
+            "changes": [asdict(one) for one in self.changes],
+            "launch": [asdict(one) for one in self.launches],
+            "calibration": self._calibration(),
             "conflicts": list(self.conflicts),
             "replicas": self.replicas,
             "prefill_share": self.prefill_share,
         }
+
+    def _prefill(self) -> dict[str, float]:
+        return {
+            "prompt_tokens": self.prefill.prompt_len,
+            "time_to_first_token_s": self.prefill.ttft_s,
+            "low_s": self.prefill.ttft_low_s,
+            "high_s": self.prefill.ttft_high_s,
+            "tokens_per_s_per_chip": self.prefill.tokens_per_s_per_chip,
+        }
+
+    def _hiding(self) -> dict[str, float | bool] | None:
+        margin = self.hiding
+        if margin is None:
+            return None
+        return {
+            "compute_to_link": margin.peak_ratio,
+            "achieved": margin.achieved_ratio,
+            "threshold": margin.threshold,
+            "hides_at_peak": margin.hides_at_peak,
+        }
+
+    def _calibration(self) -> dict[str, object]:
+        factors = {
+            name: {"value": value, "low": low, "high": high}
+            for name, (value, low, high) in self.factors.items()
+        }
+        name = chip_class(self.decode.scenario.chip)
+        return {"class": name, "has_rows": self.calibrated, "factors": factors}
+
+
+def _chip(chip: Chip) -> dict[str, object]:
+    return {
+        "id": chip.id,
+        "name": chip.name,
+        "source": chip.source,
+        "confidence": chip.confidence,
+        "overrides": list(chip.overrides),
+        "missing": [key for key in SETTABLE if chip.get(key) is None],
+    }
 
 
 def run(
@@ -150,18 +132,10 @@ def run(
     InputError when no batch meets the limit.
     """
     config, chip = scenario.config, scenario.chip
-    point = decode(scenario, calibration)
-    if tpot_s is not None:
-        within = batch_within(scenario, calibration, tpot_s)
-        if within is None:
-            one = decode(replace(scenario, batch=1), calibration)
-            raise InputError(
-                f"{tpot_s * 1e3:.4g} ms per token cannot be met: one request alone takes "
-                f"{one.tpot_s * 1e3:.4g} ms on {scenario.layout.label()}"
-                f"{'' if one.memory.fits else ', and even that does not fit in memory'}; "
-                "use more chips or drafts, or a looser limit"
-            )
-        point, scenario = within, within.scenario
+    point = (
+        decode(scenario, calibration) if tpot_s is None else _within(scenario, calibration, tpot_s)
+    )
+    scenario = point.scenario
     prompt = traffic.prompt_len if traffic else scenario.context_len
     cached = int(prompt * traffic.hit_rate) if traffic else 0
     reading = prefill(replace(scenario, context_len=prompt), calibration, cached)
@@ -193,4 +167,18 @@ def run(
         conflicts=tuple(conflicts(chip.id)),
         replicas=replicas,
         prefill_share=share,
+    )
+
+
+def _within(scenario: Scenario, calibration: Calibration, tpot_s: float) -> Decode:
+    """The largest batch that fits and meets `tpot_s`; InputError says what one request takes."""
+    within = batch_within(scenario, calibration, tpot_s)
+    if within is not None:
+        return within
+    one = decode(replace(scenario, batch=1), calibration)
+    raise InputError(
+        f"{tpot_s * 1e3:.4g} ms per token cannot be met: one request alone takes "
+        f"{one.tpot_s * 1e3:.4g} ms on {scenario.layout.label()}"
+        f"{'' if one.memory.fits else ', and even that does not fit in memory'}; "
+        "use more chips or drafts, or a looser limit"
     )

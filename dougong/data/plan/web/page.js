@@ -196,7 +196,9 @@ function roofline(answer) {
     const share = one.seconds / total;
     const circle = draw(svg, "circle", { class: `dot ${one.bound}`, cx: x.at(one.intensity), cy: y.at(one.flops_per_s), r: 3 + 22 * Math.sqrt(share) });
     draw(circle, "title", {}, `${one.name}: ${si(one.seconds, "s")}, ${one.bound}-bound, ${one.format}`);
-    if (share > 0.07) label(svg, taken, x.at(one.intensity) + 8, y.at(one.flops_per_s) + 28, one.name);
+  }
+  for (const one of ops.filter((each) => each.seconds / total > 0.07)) {
+    label(svg, taken, x.at(one.intensity) + 8, y.at(one.flops_per_s) + 28, one.name);
   }
 }
 
