@@ -139,14 +139,14 @@ def target_config(
 
 def _copy(checkpoint: Checkpoint, writer: CheckpointWriter, name: str) -> None:
     stored = checkpoint.stored(name)
-    if writer.takes_bits(name, stored) and _is_plainly_finite(stored):
+    if writer.takes_bits(name, stored) and is_plainly_finite(stored):
         writer.add_bits(name, stored)
         checkpoint.release(name)
     else:
         writer.add(name, checkpoint.read(name))
 
 
-def _is_plainly_finite(stored: StoredTensor) -> bool:
+def is_plainly_finite(stored: StoredTensor) -> bool:
     """Whether codes and scales show, without decoding, that no value is NaN or infinite."""
     if stored.scale is None or stored.scale_dtype != "F8_E8M0":
         return False

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from dougong.checkpoint.tensors import Parameter, check_table
 from dougong.errors import CheckpointError
-from dougong.formats import bf16, fp4_block, fp8_block, ue8m0
+from dougong.formats import ALIASES, Quantized, bf16, fp4_block, quantize, ue8m0
 
+BLOCK_FORMS = {form: ALIASES[form] for form in ("fp8", "fp4")}  # by `Storage.form`
 _BF16_EXPONENT = np.uint16(0x7F80)  # all ones: infinity
 
 
@@ -35,13 +36,18 @@ def encode(
     numbers = np.asarray(values, np.float32)
     if not np.isfinite(numbers).all():
         raise CheckpointError(f"{where} holds NaN or infinity; expected finite weights.")
-    if form == "fp4":
-        packed, scale = fp4_block.quantize(numbers)
-        return packed, ue8m0.encode(scale)
-    if form == "fp8":
-        codes, scale = fp8_block.quantize(numbers)
-        return codes, scale.astype("<f4") if scale_dtype == "F32" else ue8m0.encode(scale)
+    if form in BLOCK_FORMS:
+        return as_stored(quantize(numbers, BLOCK_FORMS[form]), scale_dtype)
     return (_encode_float(where, numbers, form),)
+
+
+def as_stored(quantized: Quantized, scale_dtype: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Codes, two FP4 ones to a byte, and scales as F8_E8M0 or F32, as a file holds them."""
+    assert quantized.scale_PQ is not None, "the formats that files hold have block scales"
+    is_packed = quantized.format.element.bits == 4
+    codes = fp4_block.pack(quantized.codes_OI) if is_packed else quantized.codes_OI
+    scale = quantized.scale_PQ
+    return codes, scale.astype("<f4") if scale_dtype == "F32" else ue8m0.encode(scale)
 
 
 def _encode_float(where: str, values: NDArray[np.float32], dtype: str) -> NDArray[Any]:

@@ -36,7 +36,10 @@ class CheckpointWriter:
     """The files of one checkpoint while they are being filled; made by `open_writer`."""
 
     def __init__(self, folder: Path, config: ModelConfig, layout: Layout, shard_bytes: int) -> None:
-        """Creates the files in `folder`, which exists: headers, and room for the data."""
+        """Creates the files in `folder`, which exists: headers, and room for the data.
+
+        A file that is there already, with the same header and size, is kept with what it holds.
+        """
         self.left_out: list[str] = []
         self._folder, self._config, self._layout = folder, config, layout
         self._storage = Storage.of(config)
@@ -51,6 +54,7 @@ class CheckpointWriter:
         self.nbytes = sum(spec.nbytes for spec in specs)
         self._dtypes = {spec.name: spec.dtype for spec in specs}
         self._places: dict[str, tuple[Path, int]] = {}
+        self._unsynced: set[Path] = set()
         self._create_files(_shards(specs, shard_bytes))
 
     def add(self, name: str, values: NDArray[Any]) -> None:
@@ -78,6 +82,17 @@ class CheckpointWriter:
         if stored.scale is not None and self._take(name) is not None:
             self._write(name, stored.data, stored.scale)
 
+    def skip(self, name: str) -> None:
+        """Counts a parameter as written: an earlier run did it, into the files that were kept."""
+        self._take(name)
+
+    def sync(self) -> None:
+        """Returns when all that was written since the last call is on the disk."""
+        for path in self._unsynced:
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+        self._unsynced.clear()
+
     def finish(self) -> None:
         """Writes index and config.json; raises CheckpointError if a parameter never came."""
         if self._missing:
@@ -92,9 +107,7 @@ class CheckpointWriter:
             index = {"metadata": {"total_size": self.nbytes}, "weight_map": names}
             _write_json(self._folder / INDEX_FILE, index)
         _write_json(self._folder / "config.json", self._config.to_dict())
-        for path in files:
-            with path.open("r+b") as file:
-                os.fsync(file.fileno())
+        self.sync()
 
     def _take(self, name: str) -> Parameter | None:
         """The parameter to be written, crossed off; None if it has no place in this layout."""
@@ -117,13 +130,15 @@ class CheckpointWriter:
             with path.open("r+b") as file:
                 file.seek(offset + skipped)
                 file.write(np.ascontiguousarray(array).data.cast("B"))
+            self._unsynced.add(path)
 
     def _create_files(self, shards: list[list[TensorSpec]]) -> None:
         free = shutil.disk_usage(self._folder).free
-        if self.nbytes > free:
+        held = sum(path.stat().st_blocks * 512 for path in self._folder.iterdir())
+        if self.nbytes > free + held:
             raise CheckpointError(
                 f"{self._folder.parent} has {free:,} bytes free; the checkpoint needs "
-                f"{self.nbytes:,}."
+                f"{self.nbytes - held:,}."
             )
         for number, specs in enumerate(shards, 1):
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -131,9 +146,11 @@ class CheckpointWriter:
             # Wide dtypes first, so that every tensor starts at a multiple of its width.
             ordered = sorted(specs, key=lambda spec: -DTYPE_BYTES[spec.dtype])
             header, size = _header(ordered)
-            with path.open("xb") as file:
-                file.write(header)
-                file.truncate(len(header) + size)
+            if not _is_begun(path, header, size):
+                with path.open("wb") as file:
+                    file.write(header)
+                    file.truncate(len(header) + size)
+                self._unsynced.add(path)
             position = len(header)
             for spec in ordered:
                 self._places[spec.name] = (path, position)
@@ -148,18 +165,21 @@ def open_writer(
     *,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     companions: Iterable[Path] = (),
+    partial: Path | None = None,
 ) -> Iterator[CheckpointWriter]:
     """A writer whose files appear as `folder` when the block ends well, and not at all otherwise.
 
-    `companions` (a tokenizer) are copied beside the weights. Raises CheckpointError if `folder` is
-    there already and not empty, or if the disk refuses.
+    `companions` (a tokenizer) are copied beside the weights. `partial`, a folder beside `folder`,
+    is where the files grow; if it is given it may exist, and it stays when the block ends badly.
+    Raises CheckpointError if `folder` is there already and not empty, or if the disk refuses.
     """
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not empty; name a new folder.")
-    partial = folder.parent / f".{folder.name}.partial-{secrets.token_hex(4)}"
+    is_temporary = partial is None
+    partial = partial or folder.parent / f".{folder.name}.partial-{secrets.token_hex(4)}"
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=not is_temporary)
         writer = CheckpointWriter(partial, config, layout, shard_bytes)
         yield writer
         writer.finish()
@@ -170,7 +190,8 @@ def open_writer(
     except OSError as problem:
         raise CheckpointError(f"{folder} cannot be written: {problem.strerror}.") from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if is_temporary:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _shards(specs: list[TensorSpec], shard_bytes: int) -> list[list[TensorSpec]]:
@@ -200,8 +221,16 @@ def _header(specs: list[TensorSpec]) -> tuple[bytes, int]:
     return len(text).to_bytes(8, "little") + text, position
 
 
+def _is_begun(path: Path, header: bytes, size: int) -> bool:
+    """Whether the file is there with this header and room for `size` bytes of data."""
+    if not path.exists() or path.stat().st_size != len(header) + size:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
+
+
 def _write_json(path: Path, value: object) -> None:
-    with path.open("x", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8") as file:
         file.write(json.dumps(value, indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())

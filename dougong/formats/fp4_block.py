@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dougong.errors import ShapeError
 from dougong.formats import e2m1
 from dougong.formats.blocks import quantize as quantize_blocks
-from dougong.formats.format import FP4, Format
+from dougong.formats.format import FP4
 
 BLOCK = 32
 # Both elements of every byte, side by side, so that unpacking is one look-up.
@@ -36,22 +36,19 @@ def unpack(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     )
 
 
-def quantize(
-    w_OI: NDArray[np.float32], format: Format = FP4
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def quantize(w_OI: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Packed codes [O, H] and scales [O, G]: powers of two at or above each block's amax / 6.
 
     A matrix that came from this format keeps its values (see `fp8_block.quantize`). A block of
-    zeros has scale 1. `format` may be MXFP4, which is stored alike and chooses scales as OCP does.
-    Raises ShapeError unless w is a matrix with a multiple of 32 columns, InputError if it holds NaN
-    or infinity.
+    zeros has scale 1. Raises ShapeError unless w is a matrix with a multiple of 32 columns,
+    InputError if it holds NaN or infinity.
     """
     if w_OI.ndim != 2 or w_OI.shape[1] % BLOCK:
         raise ShapeError(
             f"FP4 blocks need a matrix with a multiple of {BLOCK} columns, "
             f"got shape {list(w_OI.shape)}."
         )
-    quantized = quantize_blocks(w_OI, format)
+    quantized = quantize_blocks(w_OI, FP4)
     assert quantized.scale_PQ is not None
     return pack(quantized.codes_OI), quantized.scale_PQ
 

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dougong.formats.blocks import Quantized, dequantize
-from dougong.formats.format import FP8
+from dougong.formats.format import FP4, FP8
 
 # FP4 blocks of 32 fold into one 128x128 FP8 tile without loss if the tile's largest scale is at
 # most this many times its smallest: with the FP8 scale max / 2**6, 6 * 2**6 = 384 stays below 448
 # and 0.5 * 2**(6 - 11) = 2**-6 is E4M3's smallest normal number. Source: infrastructure.md 3.
 LOSSLESS_RATIO = 2.0**11
-_FP4_BLOCK = 32
+_FP4_BLOCK = FP4.block[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +66,16 @@ def _saturated(x_BI: NDArray[np.float32], part: Quantized) -> int:
     return int((np.abs(x_BI) > overflow * part.step_of()).sum())
 
 
-def lossy_tiles(scale_OG: NDArray[np.float32], is_zero_OG: NDArray[np.bool_]) -> tuple[int, int]:
-    """How many FP8 tiles an FP4 matrix's scales span, and how many exceed `LOSSLESS_RATIO`.
+def lossy_tiles(quantized: Quantized) -> tuple[int, int]:
+    """How many FP8 tiles an FP4 matrix spans, and how many exceed `LOSSLESS_RATIO`.
 
-    A tile is 128 rows by 128 columns, four blocks of 32. Blocks of zeros fit any scale.
+    A tile is 128 rows by 128 columns, four blocks of 32. Blocks of zeros fit any scale. The matrix
+    is not empty and its columns are a multiple of 32, as in a checkpoint.
     """
+    scale_OG = quantized.scale_PQ
+    assert scale_OG is not None
+    magnitudes = quantized.codes_OI & np.uint8(7)
+    is_zero_OG = ~magnitudes.reshape(*scale_OG.shape, _FP4_BLOCK).any(axis=-1)
     height, width = FP8.block[0], FP8.block[1] // _FP4_BLOCK
     rows, columns = np.arange(0, scale_OG.shape[0], height), np.arange(0, scale_OG.shape[1], width)
     largest = np.where(is_zero_OG, np.float32(0), scale_OG)

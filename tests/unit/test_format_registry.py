@@ -176,11 +176,13 @@ def test_tiles_beyond_the_lossless_ratio_are_counted_and_zero_blocks_are_not() -
     scale_OG[0, 0] = 2.0**11  # allowed
     scale_OG[0, 4] = 2.0**12  # one too many
     scale_OG[129, 0] = 2.0**-20  # too small beside 1, but its block is all zeros
-    is_zero = np.zeros(scale_OG.shape, bool)
-    assert lossy_tiles(scale_OG, is_zero) == (4, 2)
-    is_zero[129, 0] = True
-    assert lossy_tiles(scale_OG, is_zero) == (4, 1)
-    assert lossy_tiles(scale_OG, np.ones_like(is_zero)) == (4, 0)
+    codes_OI = np.ones((130, 256), np.uint8)
+    quantized = Quantized(FP4, codes_OI, scale_OG)
+    assert lossy_tiles(quantized) == (4, 2)
+    codes_OI[129, :32] = 8  # -0
+    assert lossy_tiles(quantized) == (4, 1)
+    codes_OI[:] = 0
+    assert lossy_tiles(quantized) == (4, 0)
 
 
 def test_fidelity_adds_up_over_tensors() -> None:
