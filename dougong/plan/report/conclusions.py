@@ -235,7 +235,7 @@ def _reach() -> Conclusion:
     other = only(USAGE, period="2026-04 (share view)", scope="group", country="CN")
     return _conclude(
         "reach",
-        "dougong report --out DIR, then data/figure1_tokens_and_dollars.csv",
+        "dougong report --out report",
         {
             "labs": computed(vendors("CN"), words["six_count_how"], USAGE_FILE),
             "us": computed(vendors("US"), here["us_count_how"], USAGE_FILE),
