@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from dougong.config import load_config
 from dougong.plan.chips import Chip, load_chips
@@ -106,6 +107,7 @@ def x_of(name: str, d: int = PRO.moe_intermediate_size) -> float:
     return ratio(name) / hiding_threshold(d)
 
 
+@cache
 def step(name: str, recompute: RecomputePolicy, overlap: OverlapPolicy) -> TrainingStep:
     """V4-Pro's training step on the exhibit's machine under one pair of policies."""
     chip = chip_of(name)
