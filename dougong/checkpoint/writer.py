@@ -57,6 +57,11 @@ class CheckpointWriter:
         self._unsynced: set[Path] = set()
         self._create_files(_shards(specs, shard_bytes))
 
+    @property
+    def scale_dtype(self) -> str:
+        """In which dtype the scales of FP8 tiles are stored."""
+        return self._storage.scale
+
     def add(self, name: str, values: NDArray[Any]) -> None:
         """Encodes and writes one parameter: float32, or integers for a table, of its full shape.
 
@@ -174,8 +179,7 @@ def open_writer(
     Raises CheckpointError if `folder` is there already and not empty, or if the disk refuses.
     """
     folder = folder.absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists and is not empty; name a new folder.")
+    refuse_taken(folder)
     is_temporary = partial is None
     partial = partial or folder.parent / f".{folder.name}.partial-{secrets.token_hex(4)}"
     try:
@@ -192,6 +196,12 @@ def open_writer(
     finally:
         if is_temporary:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raises CheckpointError if `folder` is there already and not empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists and is not empty; name a new folder.")
 
 
 def _shards(specs: list[TensorSpec], shard_bytes: int) -> list[list[TensorSpec]]:

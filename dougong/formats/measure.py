@@ -69,11 +69,13 @@ def _saturated(x_BI: NDArray[np.float32], part: Quantized) -> int:
 def lossy_tiles(quantized: Quantized) -> tuple[int, int]:
     """How many FP8 tiles an FP4 matrix spans, and how many exceed `LOSSLESS_RATIO`.
 
-    A tile is 128 rows by 128 columns, four blocks of 32. Blocks of zeros fit any scale. The matrix
-    is not empty and its columns are a multiple of 32, as in a checkpoint.
+    A tile is 128 rows by 128 columns, four blocks of 32. Blocks of zeros fit any scale. In other
+    formats than FP4 in rows of 32 there is nothing to fold, so there are no tiles; the columns are
+    a multiple of 32, as in a checkpoint.
     """
-    scale_OG = quantized.scale_PQ
-    assert scale_OG is not None
+    format, scale_OG = quantized.format, quantized.scale_PQ
+    if format.element != FP4.element or format.block != FP4.block or scale_OG is None:
+        return 0, 0
     magnitudes = quantized.codes_OI & np.uint8(7)
     is_zero_OG = ~magnitudes.reshape(*scale_OG.shape, _FP4_BLOCK).any(axis=-1)
     height, width = FP8.block[0], FP8.block[1] // _FP4_BLOCK
