@@ -134,7 +134,10 @@ def _quantize_band(x_BI: Floats, format: Format, tensor_scale: float) -> Quantiz
         elements = x_BI / steps
     if zero is not None:
         elements = np.rint(elements) + _per_value(zero, format, x_BI.shape)
-    return Quantized(format, format.element.encode(elements), scale, zero)
+    # A slice at a time: with its temporaries a tile of 128 rows is larger than the CPU's cache.
+    slices = [elements[row : row + _BAND] for row in range(0, len(elements), _BAND)]
+    codes_BI = np.concatenate([format.element.encode(part) for part in slices])
+    return Quantized(format, codes_BI, scale, zero)
 
 
 def _block_view(x_BI: Floats, format: Format) -> Floats:

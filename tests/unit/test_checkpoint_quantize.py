@@ -14,7 +14,7 @@ import pytest
 from dougong.checkpoint import convert, open_checkpoint, parameters, write_checkpoint
 from dougong.checkpoint.journal import Journal
 from dougong.checkpoint.quantize import REPORT_FILE, quantize_checkpoint
-from dougong.config import load_config
+from dougong.config import V3Config, load_config
 from dougong.errors import CheckpointError, InputError
 from dougong.formats import FORMATS, dequantize, quantize
 
@@ -203,3 +203,23 @@ def test_no_more_than_one_tensor_is_in_memory(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2 * largest + 2 * 2**20
+
+
+def test_a_v3_model_is_quantized_with_float32_scales_or_refused(tmp_path: Path) -> None:
+    config = V3Config(
+        vocab_size=64, hidden_size=32, intermediate_size=48, moe_intermediate_size=16,
+        num_hidden_layers=2, num_attention_heads=2, q_lora_rank=16, kv_lora_rank=16,
+        qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, first_k_dense_replace=1,
+        n_routed_experts=4, num_experts_per_tok=2, routed_scaling_factor=2.5, torch_dtype="float32",
+    )  # fmt: skip
+    draw = np.random.default_rng(0)
+    tensors = ((p.name, draw.normal(size=p.shape)) for p in parameters(config))
+    write_checkpoint(tmp_path / "in", config, tensors)
+    result = quantize_checkpoint(tmp_path / "in", tmp_path / "out", experts="fp8")
+    source, written = open_checkpoint(tmp_path / "in"), open_checkpoint(tmp_path / "out")
+    name = next(row.name for row in result.tensors if row.role == "expert")
+    assert written.stored(name).scale_dtype == "F32"
+    want = dequantize(quantize(source.read(name), FORMATS["fp8_block128_ue8m0"]))
+    assert (written.read(name) == want).all()
+    with pytest.raises(InputError, match="A V3 model has the official layout only"):
+        quantize_checkpoint(tmp_path / "in", tmp_path / "no", experts="fp4")
