@@ -28,7 +28,7 @@ def build(results: Results) -> Report:
         introduction=(Prose(words["chapter1_text"]),),
         exhibits=(
             figure1.exhibit(),
-            table1.exhibit(),
+            table1.exhibit(results),
             figure2.exhibit(),
             figure3.exhibit(results),
             table2.exhibit(),

@@ -15,6 +15,7 @@ from dougong.plan.weights import main_weights
 
 from .cells import Cell, computed
 from .exhibit import Exhibit, Prose, Row, Table
+from .measured import Results
 from .plots import Point, Scatter
 from .sources import figure, gap, rows
 from .sources import words as stated
@@ -41,9 +42,10 @@ SHOWN_FORMATS = (
 )
 CHIPS = ("nvidia_h20", "huawei_910b", "huawei_910c", "huawei_950dt", "nvidia_b200_sxm")
 USABLE_SHARE = 0.9
+ERROR_SAMPLES = ("gaussian", "heavy_tailed")  # of `dougong bench formats --record`
 
 
-def exhibit() -> Exhibit:
+def exhibit(results: Results) -> Exhibit:
     """The exhibit: the models, their chart, the formats and what a format costs in chips."""
     words, table = content("table1"), rows(MODELS)
     pro = load_config("v4-pro")
@@ -74,7 +76,7 @@ def exhibit() -> Exhibit:
             _size_chart(table),
             _chips_table(),
             Prose(words["lossless"], {"ratio": ratio}),
-            _formats_table(),
+            _formats_table(results),
             _models_table(table),
         ),
     )
@@ -261,7 +263,7 @@ SHORT_NAMES = {
 }
 
 
-def _formats_table() -> Table:
+def _formats_table(results: Results) -> Table:
     words, lines = content("table1"), []
     known = {row["id"]: row for row in rows(FORMATS)}
     for name in SHOWN_FORMATS:
@@ -285,10 +287,17 @@ def _formats_table() -> Table:
             figure(row, "scale_bits"),
             effective,
             figure(row, "max_abs"),
+            *(
+                results.cell(
+                    f"formats.{name}.relative_rms_{sample}", "format_error", scale=0.01, unit="%"
+                )
+                for sample in ERROR_SAMPLES
+            ),
             stated(row, "hardware_native"),
         )
         lines.append(Row(phrase_name(row), cells))
-    keys = ("format_name", "element", "block", "scale", "effective", "largest", "native")
+    errors = tuple(f"error_{sample}" for sample in ERROR_SAMPLES)
+    keys = ("format_name", "element", "block", "scale", "effective", "largest", *errors, "native")
     return Table(
         key="table1_formats",
         title=words["formats_title"],
