@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .cells import Cell
 from .exhibit import Datum
-from .palette import INK, RULE, SOFT, fill, style
+from .palette import INK, RULE, SOFT, style
 from .svg import Canvas, Scale, text_width, tick_label
 from .text import Language, Text
 
@@ -57,10 +57,9 @@ class Bars:
             y = top + index * ROW
             canvas.text(left - 8, y + 17, bar.label.to(language), anchor="end", kind="name")
             if bar.cell.value is not None:
-                one = style(bar.category)
                 width = x(bar.cell.value) - left
-                canvas.rect(left, y + 5, width, ROW - 10, fill(bar.category), one.colour)
-                canvas.cell(left + width + 6, y + 17, bar.cell, language)
+                canvas.bar(left, y + 5, width, ROW - 10, style(bar.category))
+                canvas.cell(left + width + 6, y + 17, bar.cell, language, backed=bool(self.rules))
             else:
                 canvas.cell(left + 6, y + 17, bar.cell, language)
         canvas.height = bottom + 42 + 17 * len(self.rules)
@@ -72,7 +71,8 @@ class Bars:
         for index, (cell, name) in enumerate(self.rules):
             at, y = x(cell.value or x.low), bottom + 50 + 17 * index
             canvas.line(at, top - 2, at, y + 2, INK, 1.5, "5 3")
-            canvas.cell(at - 5, y, cell, language, anchor="end", prefix=name.to(language) + " ")
+            prefix = name.to(language) + " "
+            canvas.cell(at - 5, y, cell, language, anchor="end", prefix=prefix, backed=True)
 
     def alt(self, language: Language) -> str:
         """The chart in words."""
@@ -97,7 +97,7 @@ def draw_legend(canvas: Canvas, names: tuple[Text, ...], language: Language) -> 
         width = 22 + text_width(label) + 18
         if x + width > 716:
             x, y = 4.0, y + 20
-        canvas.rect(x, y, 16, 12, fill(index), style(index).colour)
+        canvas.bar(x, y, 16, 12, style(index))
         canvas.text(x + 22, y + 10.5, label)
         x += width
     return y + 24
@@ -133,7 +133,7 @@ class Stacks:
             for part, cell in enumerate(stack.parts):
                 share = cell.value or 0.0
                 width = x(at + share) - x(at)
-                canvas.rect(x(at), y + 16, width, 18, fill(part), style(part).colour)
+                canvas.bar(x(at), y + 16, width, 18, style(part))
                 canvas.cell(x(at) + 2, y + 12, cell, language)
                 at += share
         canvas.height = top + len(self.stacks) * 46 + 2
@@ -260,7 +260,7 @@ class Waterfall:
             canvas.text(left - 8, y + 21, step.label.to(language), anchor="end", kind="name")
             start, stop = sorted((x(before), x(level)))
             look = 0 if index == 0 else (2 if level >= before else 1)
-            canvas.rect(start, y + 8, stop - start, row - 16, fill(look), style(look).colour)
+            canvas.bar(start, y + 8, stop - start, row - 16, style(look))
             if index:
                 canvas.line(x(before), y - row + 26, x(before), y + 8, INK)
             canvas.cell(stop + 6, y + 15, step.level, language)

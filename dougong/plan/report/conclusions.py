@@ -144,7 +144,7 @@ def _context() -> Conclusion:
         name: computed(
             flops_value(model, MILLION) / flops_value(model, 8192),
             words["growth_how"],
-            "architecture.md 9.2",
+            "plan/flops.py; DeepSeek-V4 technical report",
             unit="×",
         )
         for name, model in (("v32", "v3.2"), ("flash", "v4-flash"))

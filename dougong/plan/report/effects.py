@@ -23,7 +23,7 @@ from .table2 import fit
 from .text import content
 
 PRO = "v4-pro"
-ENGRAM_BYTES = 197e9  # V4.1-Flash's two tables (hardware.md 8)
+ENGRAM_BYTES = 197e9  # V4.1-Flash's two tables, by CANN's report on it
 SUPERPODS, SUPERPOD_CHIPS = 64, 8192  # Huawei Connect 2025
 # kW and BF16 PFLOP/s: CloudMatrix384 paper; SemiAnalysis for the NVL72
 SUPERNODE, RACK = (559.0, 289.0), (145.0, 180.0)
@@ -75,7 +75,7 @@ def _compression() -> Cell:
         )
         for model, precision in (("v3.2", "fp8"), (PRO, "release"))
     )
-    return _effect("cm05", new / old, source="plan/layout.py; architecture.md 9.1")
+    return _effect("cm05", new / old, source="plan/layout.py; plan/kv.py")
 
 
 def _kv_reuse() -> Cell:
@@ -96,7 +96,7 @@ def _overlap() -> Cell:
 
 def _recompute() -> Cell:
     more = fit("huawei_910c", "tensor") / fit("huawei_910c", "none")
-    return _effect("cm08", more, source="plan/training.py; infrastructure.md 1.7")
+    return _effect("cm08", more, source="plan/training.py; DeepSeek-V4 technical report")
 
 
 def _speculation() -> Cell:
@@ -128,7 +128,7 @@ def _pooled_experts() -> Cell:
 
 def _tiering() -> Cell:
     requests = int(ENGRAM_BYTES // kv_bytes(load_config("v4-flash"), 1 << 17))
-    return _effect("cm12", requests, "", "plan/kv.py; hardware.md 8", "medium")
+    return _effect("cm12", requests, "", "plan/kv.py; CANN report on DeepSeek-V4.1-Flash", "medium")
 
 
 def _memory() -> Cell:

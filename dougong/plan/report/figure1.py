@@ -16,7 +16,7 @@ from .text import Text, content, same
 USAGE = "model_usage_april_2026"
 FILE = "model_usage_april_2026.csv"
 MONTH = "2026-04 (30-day view)"
-DOMESTIC_TOKENS_T_PER_DAY = 140.0  # hardware.md 4: put at 140T tokens a day by the press
+DOMESTIC_TOKENS_T_PER_DAY = 140.0  # put so by the press
 
 
 def exhibit() -> Exhibit:
@@ -150,7 +150,7 @@ def money_pairs() -> list[Pair]:
                 confidence=trust,
             )
         else:
-            second = cited(stated[row["name"]] or 0.0, row["source"], trust, unit="%")
+            second = cited(stated[row["name"]] or 0.0, row["source"], trust, unit="%", digits=1)
         pairs.append(Pair(same(f"{row['name']} · {row['country']}"), first, second))
     return pairs
 
@@ -199,7 +199,7 @@ def _trap_table(pairs: list[Pair]) -> Table:
     total, china, us = (float(row["tokens_t"]) for row in _week("2026-04-13..04-19"))
     other = only(USAGE, period="2026-04 (share view)", name="Anthropic")
     ours = next(pair.first for pair in pairs if pair.label.en.startswith("Anthropic"))
-    domestic = cited(DOMESTIC_TOKENS_T_PER_DAY, "press, hardware.md 4", "low", unit=words["a_day"])
+    domestic = cited(DOMESTIC_TOKENS_T_PER_DAY, "press, not re-checked", "low", unit=words["a_day"])
     sample = 100 * platform_tokens_t() / 28 / DOMESTIC_TOKENS_T_PER_DAY
 
     def line(key: str, stated: Cell, check: float, unit: str, trust: str) -> TableRow:

@@ -29,7 +29,7 @@ from .text import Text, content
 MILLION = 1 << 20
 CHIP, CHIPS = "huawei_950dt", 16
 OLD, NEW = Hybrid(), Hybrid.all()
-SOURCE = "plan/upgrades.py; architecture.md 9.1, 9.2"
+SOURCE = "plan/upgrades.py; config.json of V3.2 and V4-Pro"
 REPORT = "DeepSeek-V4 technical report (arXiv 2606.19348)"
 KEYS = (*PARTS, "waves")
 
@@ -193,7 +193,7 @@ def _other_table(results: Results) -> Table:
         "windows": computed(
             window_to_compressed(pro),
             words["windows_how"],
-            "plan/prefix.py; infrastructure.md 4.3",
+            "plan/prefix.py; DeepSeek-V4 technical report",
             unit="×",
         ),
     }

@@ -55,15 +55,17 @@ class Lines:
         room = 1.15 if self.log_y else 1.04
         y = Scale(min(ys) / room if self.log_y else 0.0, max(ys) * room, 320, TOP, self.log_y)
         draw_axes(canvas, x, y, self.x_title.to(language), self.y_title.to(language), self.x_ticks)
-        for index, rule in enumerate(self.rules):
+        for rule in self.rules:
             at = x(rule.at.value or x.low)
             canvas.line(at, 320, at, TOP, INK, 1.5, "5 3")
+        for index, rule in enumerate(self.rules):
             canvas.cell(
-                at + 4,
+                x(rule.at.value or x.low) + 4,
                 TOP + 12 + 16 * index,
                 rule.at,
                 language,
                 prefix=rule.label.to(language) + " ",
+                backed=True,
             )
         ends = []
         for line in self.lines:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from .cells import AS_PUBLISHED, SYMBOL, Cell, Parent
 from .exhibit import Block, Datum, Exhibit, Prose, Report, Table, cells_of
-from .palette import ACCENT, INK, PANEL, PAPER, RULE, SOFT, hatch_defs
+from .palette import ACCENT, INK, PANEL, PAPER, RULE, SOFT
 from .text import Language, Text, content, phrase
 
 KINDS = ("computed", "measured", "cited", "empty")
@@ -157,7 +157,6 @@ def render_html(report: Report, languages: Sequence[Language], facts: dict[str, 
             languages=languages,
             facts=facts,
             style=Markup(style),
-            hatches=Markup(hatch_defs()),
             frame=content("frame"),
             notes_class=Notes,
             inline=inline,

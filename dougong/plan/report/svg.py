@@ -64,6 +64,16 @@ class Canvas:
             f'height="{max(height, 0):.1f}" fill="{fill}" stroke="{stroke}"/>'
         )
 
+    def bar(self, x: float, y: float, width: float, height: float, style: Style) -> None:
+        """An area in a series' colour and hatch; its hatch is lines, so that it prints sharp."""
+        solid = style.hatch == "solid"
+        self.rect(x, y, width, height, style.colour if solid else PAPER, style.colour)
+        drawn = hatch_path(style.hatch, x, y, max(width, 0.0), height)
+        if drawn:
+            dots = ' stroke-dasharray="0 6" stroke-linecap="round"'
+            look = f' stroke-width="2.6"{dots}' if style.hatch == "dots" else ' stroke-width="1.4"'
+            self.parts.append(f'<path d="{drawn}" stroke="{style.colour}"{look}/>')
+
     def path(self, points: Sequence[tuple[float, float]], style: Style, width: float = 2) -> None:
         """A polyline in a series' colour and dash."""
         steps = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
@@ -104,10 +114,14 @@ class Canvas:
         anchor: str = "start",
         colour: str = INK,
         prefix: str = "",
+        backed: bool = False,
     ) -> None:
-        """A figure with its mark's symbol behind it."""
+        """A figure with its mark's symbol behind it; `backed` hides lines that pass behind."""
         kind = cell.parent.kind
         shown = escape(cell.show(language))
+        if backed:
+            width = text_width(f"{prefix}{cell.show(language)} {SYMBOL[kind]}")
+            self.rect(x - (width if anchor == "end" else 0), y - 11, width, 14, PAPER)
         self.parts.append(
             f'<text class="cell {kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" '
             f'font-size="{SIZE}" fill="{colour}">{escape(prefix)}{shown}'
@@ -146,6 +160,28 @@ class Canvas:
             + "".join(self.parts)
             + "</svg>"
         )
+
+
+def hatch_path(hatch: str, x: float, y: float, width: float, height: float) -> str:
+    """Path data of a hatch, six px apart, clipped to the rectangle."""
+    lines = []
+    if hatch in ("horizontal", "dots"):
+        for k in range(int(height / 6)):
+            at = y + 3 + 6 * k
+            lines.append((x + 3, at, x + width - 2, at))
+    if hatch == "vertical":
+        lines += [(x + 3 + 6 * k, y, x + 3 + 6 * k, y + height) for k in range(int(width / 6))]
+    if hatch in ("diagonal", "cross"):
+        for k in range(1, int((width + height) / 6) + 1):  # the line on which dx + dy = c
+            c = 6.0 * k
+            left, right = max(0.0, c - height), min(width, c)
+            if right > left:
+                lines.append((x + left, y + c - left, x + right, y + c - right))
+                if hatch == "cross":
+                    lines.append(
+                        (x + left, y + height - c + left, x + right, y + height - c + right)
+                    )
+    return "".join(f"M{a:.1f} {b:.1f}L{c:.1f} {d:.1f}" for a, b, c, d in lines if c > a or d > b)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def exhibit(results: Results) -> Exhibit:
             "parameters": computed(
                 parameters_total(pro, with_mtp=True) / 1e12,
                 words["parameters_how"],
-                "architecture.md 6.3",
+                "plan/parameters.py; config.json",
                 unit="T",
             ),
             "size": _gigabytes(checkpoint_bytes(pro), "exact_how"),
@@ -65,7 +65,7 @@ def exhibit(results: Results) -> Exhibit:
         },
     )
     ratio = computed(
-        2**11, words["ratio_how"], "DeepSeek-V4 report; enumerated in hardware.md 2", unit="×"
+        2**11, words["ratio_how"], "DeepSeek-V4 technical report; E2M1 and E4M3 codes", unit="×"
     )
     return Exhibit(
         key="table1",
@@ -97,7 +97,12 @@ def habit(row: DataRow) -> str:
 
 
 def _gigabytes(size: float, how: str) -> Cell:
-    return computed(size / 1e9, content("table1")[how], "architecture.md 5.1, 6.1", unit="GB")
+    return computed(
+        size / 1e9,
+        content("table1")[how],
+        "plan/parameters.py; tensor index of the release",
+        unit="GB",
+    )
 
 
 @cache
@@ -227,7 +232,7 @@ def _chips_table() -> Table:
         for precision in ("release", "w4a8", "int8", "bf16"):
             size = stored_gigabytes(preset, precision)
             weights = computed(
-                size, words["stored_how"], "precision.py; architecture.md 6.1", unit="GB"
+                size, words["stored_how"], "plan/precision.py; config.json", unit="GB"
             )
             counts = tuple(
                 computed(

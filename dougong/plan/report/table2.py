@@ -52,8 +52,8 @@ HOST_LINKS = {
 }
 PRO, FLASH = load_config("v4-pro"), load_config("v4-flash")
 TRAIN_CHIPS, TRAIN_TOKENS = 512, 4096
-OVERLAP = "plan/overlap.py; infrastructure.md 1.3, 1.4"
-TRAINING = "plan/training.py; infrastructure.md 1.7"
+OVERLAP = "plan/overlap.py; DeepSeek-V4 technical report"
+TRAINING = "plan/training.py; DeepSeek-V4 technical report; mHC paper, arXiv 2512.24880"
 
 
 def exhibit() -> Exhibit:

@@ -28,7 +28,7 @@ COLUMNS = (
 )
 COMPUTED_ATTRIBUTES = ("KV bytes", "KV GB", "FLOPs per token")  # stand in the grid, computed
 MILLION = 1 << 20
-SOURCE = "architecture.md 9.1, 9.2"
+SOURCE = "plan/kv.py, plan/flops.py; DeepSeek-V4 technical report; config.json"
 
 
 def exhibit(results: Results) -> Exhibit:

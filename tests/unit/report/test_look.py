@@ -21,7 +21,7 @@ from dougong.plan.report.palette import (
     luminance,
 )
 from dougong.plan.report.plots import place_labels, spread
-from dougong.plan.report.svg import Scale, text_width
+from dougong.plan.report.svg import Scale, hatch_path, text_width
 
 AA_TEXT, AA_GRAPHICS = 4.5, 3.0  # WCAG 2.2: 1.4.3 and 1.4.11
 
@@ -116,3 +116,17 @@ def test_log_ticks_lie_inside_the_axis_and_are_round(low: float, factor: float) 
     for tick in scale.ticks():
         assert low * (1 - 1e-6) <= tick <= low * factor * (1 + 1e-6)
         assert f"{tick:e}"[0] in "125"
+
+
+@pytest.mark.parametrize("hatch", ["diagonal", "cross", "dots", "horizontal", "vertical"])
+@given(st.floats(0.0, 400.0), st.floats(8.0, 30.0))
+def test_hatches_stay_inside_their_bar(hatch: str, width: float, height: float) -> None:
+    numbers = [float(n) for n in re.findall(r"-?\d+\.\d", hatch_path(hatch, 10, 20, width, height))]
+    # one tenth of a pixel for the printed digits
+    assert all(9.9 <= x <= 10.1 + width for x in numbers[0::2])
+    assert all(19.9 <= y <= 20.1 + height for y in numbers[1::2])
+    assert numbers or width < 8
+
+
+def test_a_solid_and_an_empty_bar_have_no_hatch() -> None:
+    assert hatch_path("solid", 0, 0, 100, 20) == hatch_path("empty", 0, 0, 100, 20) == ""
