@@ -9,7 +9,7 @@ import pytest
 
 import dougong
 from dougong.errors import InputError, ShapeError
-from dougong.formats import FORMATS, FP4, FP8, Quantized, dequantize, find_format, quantize
+from dougong.formats import FORMATS, FP4, FP8, Quantized, dequantize, find_format, quantize, ue8m0
 from dougong.formats.measure import LOSSLESS_RATIO, Fidelity, fidelity, lossy_tiles
 
 TABLE = Path(dougong.__file__).parent / "data" / "plan" / "low_precision_formats.csv"
@@ -101,6 +101,17 @@ def test_the_scale_that_a_largest_value_gives(name: str, amax: float, scale: flo
     assert quantized.scale_PQ.tolist() == [[scale]]
 
 
+def test_rounding_scales_down_keeps_powers_of_two_and_stays_in_the_binade() -> None:
+    powers = ue8m0.decode(np.arange(255, dtype=np.uint8))
+    assert ue8m0.encode_down(powers).tolist() == list(range(255))
+    above = np.nextafter(powers[:-1], np.float32(np.inf))
+    assert ue8m0.encode_down(above).tolist() == list(range(254))
+    below = np.nextafter(powers[1:], np.float32(0))
+    assert ue8m0.encode_down(below).tolist() == list(range(254))
+    with pytest.raises(InputError, match="UE8M0 cannot hold it"):
+        ue8m0.encode_down(np.array([np.inf], np.float32))
+
+
 def test_nvfp4_scales_twice() -> None:
     """A tensor of amax 2,688 = 6 * 448 has tensor scale 1 and one block at the E4M3 maximum."""
     row = np.array([[2688.0] + [0.0] * 15 + [6.0, 3.0] + [0.0] * 14 + [1e-5] * 16], np.float32)
@@ -119,6 +130,11 @@ def test_int4_with_a_zero_point_spends_its_codes_between_smallest_and_largest() 
     assert (quantized.scale_PQ.tolist(), quantized.zero_PQ.tolist()) == ([[1.0]], [[1]])
     assert quantized.codes_OI.tolist() == [[0, 15, 1, 4]]
     assert dequantize(quantized).tolist() == [[-1.0, 14.0, 0.0, 3.0]]
+    # The zero point is rounded to nearest, and so is each value before the zero is added.
+    shifted = quantize(np.array([[-1.6, 13.4]], np.float32), FORMATS["int4_g128_awq"])
+    assert shifted.zero_PQ.tolist() == [[2]]
+    tie = quantize(np.array([[-1.0, 14.0, 0.5]], np.float32), FORMATS["int4_g128_awq"])
+    assert tie.codes_OI.tolist() == [[0, 15, 1]]
 
 
 def test_scales_of_16_bits_are_rounded_to_them() -> None:
@@ -180,6 +196,8 @@ def test_tiles_beyond_the_lossless_ratio_are_counted_and_zero_blocks_are_not() -
     quantized = Quantized(FP4, codes_OI, scale_OG)
     assert lossy_tiles(quantized) == (4, 2)
     codes_OI[129, :32] = 8  # -0
+    assert lossy_tiles(quantized) == (4, 1)
+    scale_OG[129, 0] = 2.0**30  # nor does it matter how large
     assert lossy_tiles(quantized) == (4, 1)
     codes_OI[:] = 0
     assert lossy_tiles(quantized) == (4, 0)
