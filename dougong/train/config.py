@@ -22,6 +22,7 @@ class DataConfig:
     tokenizer: str = ""  # a folder with tokenizer.json; empty: train one on this mix
     max_length: int = 256
     batch_tokens: int = 4096
+    micro_tokens: int = 2048  # computed at once; smaller ones stay in the processor's cache
     seed: int = 1
 
 
@@ -182,6 +183,7 @@ def _check(config: RunConfig, where: str) -> None:
         ("late.shares", late.start == 1 or _are_shares(late.shares), "positive numbers"),
         ("data.max_length", data.max_length >= 16, "at least 16 tokens"),
         ("data.batch_tokens", data.batch_tokens >= data.max_length, "at least data.max_length"),
+        ("data.micro_tokens", data.micro_tokens >= 1, "at least 1"),
         ("late.max_length", 16 <= late.max_length <= data.batch_tokens, "16 to batch_tokens"),
         ("schedule.steps", schedule.steps >= 1, "at least 1"),
         ("schedule.warmup", 0 <= schedule.warmup <= schedule.steps, "from 0 to schedule.steps"),

@@ -28,10 +28,10 @@ from dougong.train.checkpoint import (
 )
 from dougong.train.config import RunConfig
 from dougong.train.data.corpus import load_corpus
-from dougong.train.data.mixture import Mixture, needed_sources
+from dougong.train.data.mixture import Mixture, PackedBatch, needed_sources
 from dougong.train.data.tokenizer import run_tokenizer
 from dougong.train.heap import keep_freed_memory
-from dougong.train.losses import balance_biases, training_loss
+from dougong.train.losses import Sums, balance_biases, training_loss
 from dougong.train.optimizer import Optimizer, clip_gradients
 from dougong.train.progress import Progress, draw_curve
 from dougong.train.quantize_aware import stored_weights
@@ -121,19 +121,7 @@ def train_step(run: Run) -> tuple[dict[str, Any], float]:
     late = run.late_mixture if schedule.is_late(run.config, step) else None
     batch = (late or run.mixture).batch(step, run.config.data.batch_tokens)
     with stored_weights(run.model, active=schedule.is_quantized(plan, step)):
-        losses = training_loss(
-            run.model,
-            batch,
-            mtp_weight=schedule.mtp_weight(plan, step),
-            balance_weight=plan.balance_weight,
-            align_index=late is not None,
-        )
-        if not math.isfinite(losses.total.item()):
-            raise TrainingError(
-                f"step {step}: the loss is {losses.total.item()}; the last checkpoint is intact: "
-                "lower schedule.lr_muon and schedule.lr_adamw and start again"
-            )
-        losses.total.backward()
+        losses = _accumulate(run, batch, align_index=late is not None)
     norm = clip_gradients(run.optimizer.parameters, plan.clip)
     factor = schedule.lr_factor(plan, step)
     run.optimizer.step(plan.lr_muon * factor, plan.lr_adamw * factor)
@@ -144,15 +132,35 @@ def train_step(run: Run) -> tuple[dict[str, Any], float]:
     line = {
         "step": step,
         "tokens": run.tokens,
-        "loss": losses.next_token,
-        "mtp": losses.mtp,
-        "balance": losses.balance,
-        "index": losses.index,
+        **losses.figures,
         "norm": norm,
         "lr": factor,
         "seconds": round(seconds, 3),
     }
     return line, seconds
+
+
+def _accumulate(run: Run, batch: PackedBatch, *, align_index: bool) -> Sums:
+    """Adds up the gradients of a batch, part by part; each counts by its share of the tokens."""
+    plan, sums = run.config.schedule, Sums()
+    total_weight = batch.weight_T.sum()
+    for part in batch.split(run.config.data.micro_tokens):
+        losses = training_loss(
+            run.model,
+            part,
+            mtp_weight=schedule.mtp_weight(plan, run.step),
+            balance_weight=plan.balance_weight,
+            align_index=align_index,
+        )
+        share = part.weight_T.sum() / total_weight
+        if not math.isfinite(losses.total.item()):
+            raise TrainingError(
+                f"step {run.step}: the loss is {losses.total.item()}; the last checkpoint is "
+                "intact: lower schedule.lr_muon and schedule.lr_adamw and start again"
+            )
+        (losses.total * share).backward()
+        sums.add(losses, share.item())
+    return sums
 
 
 def save(run: Run) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,26 @@ class Losses:
     balance: float
     index: float
     loads: dict[str, Tensor]
+
+
+@dataclass
+class Sums:
+    """Figures and expert loads of a batch that is computed in parts."""
+
+    figures: dict[str, float] = field(default_factory=dict)
+    loads: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, part: Losses, share: float) -> None:
+        """Adds a part that has this share of the batch's trained tokens."""
+        for key, value in (
+            ("loss", part.next_token),
+            ("mtp", part.mtp),
+            ("balance", part.balance),
+            ("index", part.index),
+        ):
+            self.figures[key] = self.figures.get(key, 0.0) + share * value
+        for name, load_E in part.loads.items():
+            self.loads[name] = self.loads.get(name, torch.zeros_like(load_E)) + load_E
 
 
 @dataclass

@@ -106,3 +106,26 @@ def test_rates_warm_up_stay_and_decay() -> None:
     assert schedule.mtp_weight(plan, 59) == 0.3
     assert schedule.mtp_weight(plan, 60) == 0.1
     assert [schedule.is_quantized(plan, step) for step in (89, 90)] == [False, True]
+
+
+def test_parts_of_a_batch_are_its_samples_in_order() -> None:
+    batch = pack([drawn(seed, length) for seed, length in enumerate((30, 40, 90, 20, 20))])
+    parts = list(batch.split(64))
+    assert [part.lengths for part in parts] == [[30], [40], [90], [20, 20]]
+    assert torch.equal(torch.cat([part.ids_T for part in parts]), batch.ids_T)
+    assert torch.equal(torch.cat([part.second_T for part in parts]), batch.second_T)
+
+
+def test_parts_add_up_to_the_batchs_gradient(model: Transformer) -> None:
+    batch = pack([drawn(seed, length) for seed, length in enumerate((40, 60, 50))])
+
+    def gradient(parts: list[PackedBatch]) -> torch.Tensor:
+        model.zero_grad()
+        for part in parts:
+            losses = training_loss(model, part, mtp_weight=0.0, balance_weight=0.0)
+            (losses.total * part.weight_T.sum() / batch.weight_T.sum()).backward()
+        return model.layers[0].attn.wq_a.weight.grad.clone()
+
+    whole, in_parts = gradient([batch]), gradient(list(batch.split(64)))
+    # float64; only the order of additions differs (weights are float32: 1e-7)
+    torch.testing.assert_close(in_parts, whole, rtol=1e-6, atol=1e-12)

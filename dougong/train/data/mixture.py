@@ -57,6 +57,24 @@ class PackedBatch:
     second_T: Tensor
     second_weight_T: Tensor
 
+    def split(self, num_tokens: int) -> Iterator[PackedBatch]:
+        """The same samples in batches of at most `num_tokens` (or of one longer sample)."""
+        low = first = 0
+        for i in range(1, len(self.lengths) + 1):
+            high = low + sum(self.lengths[first:i])
+            ends = i == len(self.lengths)
+            if ends or high - low + self.lengths[i] > num_tokens:
+                rows = slice(low, high)
+                yield PackedBatch(
+                    self.ids_T[rows],
+                    self.lengths[first:i],
+                    self.target_T[rows],
+                    self.weight_T[rows],
+                    self.second_T[rows],
+                    self.second_weight_T[rows],
+                )
+                low, first = high, i
+
 
 def needed_sources(shares: Mapping[str, float]) -> tuple[str, ...]:
     """The public packages that a mix with these families reads."""
