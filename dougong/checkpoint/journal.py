@@ -24,8 +24,11 @@ class Journal:
 
     def __init__(self, path: Path, job: dict[str, Any]) -> None:
         """Raises CheckpointError if the file belongs to another job or to a running process."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b")
+        except OSError as problem:
+            raise CheckpointError(f"{path} cannot be written: {problem.strerror}.") from None
         self._pending: list[bytes] = []
         self._saved_s = time.monotonic()
         try:

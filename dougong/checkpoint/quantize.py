@@ -20,7 +20,6 @@ from dougong.checkpoint.writer import (
     DEFAULT_SHARD_BYTES,
     CheckpointWriter,
     open_writer,
-    refuse_taken,
 )
 from dougong.config import ModelConfig
 from dougong.errors import InputError
@@ -110,7 +109,6 @@ def quantize_checkpoint(
     formats = {"expert": find_format(experts), "linear": find_format(linears)}
     checkpoint = open_checkpoint(source)
     target = _target(checkpoint.config, formats, simulate)
-    refuse_taken(folder)
     job = {
         "source": fingerprint(source),
         "formats": {role: format.name for role, format in formats.items()},

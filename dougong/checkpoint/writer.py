@@ -179,7 +179,8 @@ def open_writer(
     Raises CheckpointError if `folder` is there already and not empty, or if the disk refuses.
     """
     folder = folder.absolute()
-    refuse_taken(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists and is not empty; name a new folder.")
     is_temporary = partial is None
     partial = partial or folder.parent / f".{folder.name}.partial-{secrets.token_hex(4)}"
     try:
@@ -196,12 +197,6 @@ def open_writer(
     finally:
         if is_temporary:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def refuse_taken(folder: Path) -> None:
-    """Raises CheckpointError if `folder` is there already and not empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists and is not empty; name a new folder.")
 
 
 def _shards(specs: list[TensorSpec], shard_bytes: int) -> list[list[TensorSpec]]:

@@ -168,6 +168,8 @@ def test_a_taken_folder_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="exists and is not empty"):
         quantize_checkpoint(FLOATS, tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    with pytest.raises(CheckpointError, match="cannot be written: Not a directory"):
+        quantize_checkpoint(FLOATS, tmp_path / "a" / "mine" / "below")
 
 
 def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
