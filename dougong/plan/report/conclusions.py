@@ -78,11 +78,10 @@ def _model() -> Conclusion:
     words, flash, old = content("figure2"), level("s_flash"), level("s_base")
     short = _level_at("s_flash", 8192) / _level_at("s_int4", 8192)
     machine = _level_at("s_super", 8192) / _level_at("s_draft", 8192)
-    assert CONTEXT == 131072
     return _conclude(
         "model",
-        "dougong plan run v4-flash --chip 910b --count 32 --context 131072 --precision w4a8 "
-        "--mtp 0 --overlap none --slo tpot=50ms",
+        f"dougong plan run v4-flash --chip 910b --count {PACKAGES} --context {CONTEXT} "
+        f"--precision w4a8 --mtp 0 --overlap none --slo tpot={TPOT_S * 1e3:.0f}ms",
         {
             "model": ratio("s_flash", "s_int4", "model_how"),
             "machine": ratio("s_super", "s_draft", "machine_how"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from dougong.plan.tables import Row
 
@@ -61,8 +62,7 @@ def exhibit() -> Exhibit:
     )
 
 
-def _sum(cells: object) -> float:
-    assert hasattr(cells, "__iter__")
+def _sum(cells: Iterable[Cell]) -> float:
     return sum(cell.value or 0.0 for cell in cells)
 
 

@@ -14,7 +14,7 @@ from .exhibit import Exhibit, Prose, Row, Table
 from .scenarios import SOURCE, best_decode
 from .sources import gap, rows
 from .sources import words as stated
-from .text import Text, content
+from .text import Text, content, phrase
 
 PACKAGES, CONTEXT, TPOT_S = 32, 131072, 0.050
 # step: model, chip, precision, overlap, drafts
@@ -99,8 +99,7 @@ def fair_swap() -> Prose:
 
 
 def _row(row: DataRow) -> Row:
-    label = stated(row, "measure").text
-    assert label is not None
+    label = phrase(row["measure"])
     phrases = (stated(row, "mechanism"), stated(row, "quantified_evidence"))
     if row["id"] in UNQUANTIFIED:
         hole = gap(UNQUANTIFIED[row["id"]])

@@ -9,7 +9,7 @@ from .exhibit import Exhibit, Prose, Row, Table
 from .matrix import Matrix, MatrixRow
 from .sources import rows
 from .sources import words as stated
-from .text import Text, content
+from .text import Text, content, phrase
 
 FILE = "ecosystem.csv"
 LAYERS = {
@@ -42,7 +42,7 @@ def exhibit() -> Exhibit:
     ordered = sorted(rows("ecosystem"), key=lambda row: TYPES.index(row["type"]))
     players = [matrix_row(row) for row in ordered]
     chinese = [p for p in players if "NVIDIA" not in p.label.en]
-    depth = len(LAYERS) - 1  # a player may well build on a common framework
+    # A player may well build on a common framework.
     full = sum(
         all(
             level == "own"
@@ -51,7 +51,6 @@ def exhibit() -> Exhibit:
         )
         for p in chinese
     )
-    assert depth == 6
     cells = {
         "players": computed(len(chinese), words["players_how"], FILE),
         "full": computed(full, words["full_how"], FILE),
@@ -99,15 +98,13 @@ def matrix_row(row: DataRow) -> MatrixRow:
     """One player's dots."""
     words = content("figure4")
     levels = tuple(level(row, column) for column in LAYERS.values())
-    label = stated(row, "player").text
-    group = stated(row, "type").text
-    assert label is not None
-    assert group is not None
+    label = phrase(row["player"])
+    group = phrase(row["type"])
     return MatrixRow(
         label=label,
         group=group,
         levels=levels,
-        cells=tuple(stated(row, column) for column in LAYERS.values()),
+        cells=tuple(stated(row, column, "none_named") for column in LAYERS.values()),
         total=computed(levels.count("own"), words["sum_how"], FILE, confidence=row["confidence"]),
     )
 
@@ -124,9 +121,8 @@ def _table(ordered: list[DataRow]) -> Table:
         "v4_support",
     )
     for row in ordered:
-        label = stated(row, "player").text
-        assert label is not None
-        lines.append(Row(label, tuple(stated(row, column) for column in columns)))
+        label = phrase(row["player"])
+        lines.append(Row(label, tuple(stated(row, column, "none_named") for column in columns)))
     heads = ("player", "kind", "chip", "link", "system", "stack", "model", "v4")
     return Table(
         key="figure4_players",

@@ -37,10 +37,10 @@ def figure(row: Row, column: str, *, unit: Text | str = "") -> Cell:
     return cited(value, row["source"], row["confidence"], unit=unit, digits=digits)
 
 
-def words(row: Row, column: str) -> Cell:
-    """A phrase that the row states, in both languages, or an empty cell."""
+def words(row: Row, column: str, missing: str = "not_published") -> Cell:
+    """A phrase that the row states, in both languages, or the gap `missing`."""
     if not row[column]:
-        return gap("not_published")
+        return gap(missing)
     return cited(phrase(row[column]), row["source"], row["confidence"])
 
 

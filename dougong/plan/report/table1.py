@@ -19,7 +19,7 @@ from .measured import Results
 from .plots import Point, Scatter
 from .sources import figure, gap, rows
 from .sources import words as stated
-from .text import Text, content, joined, same
+from .text import Text, content, joined, phrase, same
 
 MODELS, FORMATS = "low_precision_models", "low_precision_formats"
 PRESETS = {
@@ -300,7 +300,7 @@ def _formats_table(results: Results) -> Table:
             ),
             stated(row, "hardware_native"),
         )
-        lines.append(Row(phrase_name(row), cells))
+        lines.append(Row(phrase(row["name"]), cells))
     errors = tuple(f"error_{sample}" for sample in ERROR_SAMPLES)
     keys = ("format_name", "element", "block", "scale", "effective", "largest", *errors, "native")
     return Table(
@@ -309,10 +309,3 @@ def _formats_table(results: Results) -> Table:
         columns=tuple(words[key] for key in keys),
         rows=tuple(lines),
     )
-
-
-def phrase_name(row: DataRow) -> Text:
-    """A format's name in both languages."""
-    from_file = stated(row, "name").text
-    assert from_file is not None
-    return from_file

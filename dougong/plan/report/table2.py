@@ -33,7 +33,7 @@ from .plots import Line, Lines, Rule
 from .sources import gap, only, rows
 from .sources import words as stated
 from .table1 import SHORT_NAMES
-from .text import Text, content, same
+from .text import Text, content, phrase, same
 
 CHIPS = (
     "nvidia_h20",
@@ -320,8 +320,7 @@ def _exchange_table() -> Table:
 def _dimensions_table() -> Table:
     words, lines = content("table2"), []
     for row in rows("checkpointing_vs_overlap"):
-        label = stated(row, "dimension").text
-        assert label is not None
+        label = phrase(row["dimension"])
         cells = (stated(row, "checkpointing"), stated(row, "compute_while_transmitting"))
         lines.append(Row(label, cells))
     heads = ("dimension", "checkpointing", "transmitting")

@@ -9,7 +9,7 @@ from .exhibit import Exhibit, Prose, Row, Table
 from .measured import Results
 from .sources import rows
 from .sources import words as stated
-from .text import Text, content
+from .text import Text, content, phrase
 
 FILE = "cuda_vs_cann.csv"
 OPERATORS = (
@@ -68,9 +68,8 @@ def _stack_table(table: list[DataRow]) -> Table:
         "gap_or_note",
     )
     for row in table:
-        label = stated(row, "layer").text
-        assert label is not None
-        lines.append(Row(label, tuple(stated(row, column) for column in columns)))
+        label = phrase(row["layer"])
+        lines.append(Row(label, tuple(stated(row, column, "none_noted") for column in columns)))
     heads = ("layer", "cuda", "cann", "cuda_open", "cann_open", "difference", "note")
     return Table(
         key="table3_stacks",

@@ -14,9 +14,9 @@ from .cells import Cell, computed
 from .exhibit import Exhibit, Prose, Row, Table
 from .measured import Results
 from .plots import Line, Lines
-from .sources import gap, only, rows
+from .sources import only, rows
 from .sources import words as stated
-from .text import Text, content, same
+from .text import Text, content, phrase, same
 
 CONTEXTS = {4096: "4k", 32768: "32k", 131072: "128k", 524288: "512k", 1048576: "1M"}
 MODELS = {"v3": "v3", "v3.2": "v32_name", "v4-flash": "flash_name", "v4-pro": "pro_name"}
@@ -170,11 +170,8 @@ def _attributes() -> Table:
     for row in rows("mla_vs_mqa"):
         if row["attribute"].startswith(COMPUTED_ATTRIBUTES):
             continue
-        label = stated(row, "attribute").text
-        assert label is not None
-        cells = tuple(
-            stated(row, column) if row[column] else gap("not_applicable") for column in COLUMNS
-        )
+        label = phrase(row["attribute"])
+        cells = tuple(stated(row, column, "not_applicable") for column in COLUMNS)
         lines.append(Row(label, cells))
     columns = (words["attribute"], *(words[name] for name in MODELS.values()))
     return Table(
