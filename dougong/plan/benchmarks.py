@@ -36,6 +36,9 @@ MODEL_PRESETS = (
 # CANN's recipes: offline, forced expert balance, streams side by side but no fused MoE kernel.
 BALANCED_SOURCE = "cann-recipes"
 
+# SGLang's recipe for V4 is EAGLE 3/1/4 (infrastructure.md 6): its rows do not repeat that.
+SGLANG_V4_SOURCE, SGLANG_V4_DRAFTS = "sglang v4", 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -179,6 +182,8 @@ def _operating_point(row: Row, chips: int) -> tuple[int, float]:
 def _drafts(row: Row, assumed: int | None) -> int:
     """Drafts per step. An empty cell is not zero: the published tables write 0 for none."""
     text = row["mtp"].lower().removeprefix("mtp").strip()
+    if not text and SGLANG_V4_SOURCE in row["source"].lower():
+        return SGLANG_V4_DRAFTS
     if not text and assumed is not None:
         return assumed
     if not text.isdigit() or int(text) > MAX_DRAFTS:

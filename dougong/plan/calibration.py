@@ -62,6 +62,8 @@ def chip_class(chip: Chip) -> str:
         return "ascend-910" if "910" in key else "ascend-950"
     if key.startswith("nvidia"):
         name = key.removeprefix("nvidia_")
+        if name.startswith("rtx"):  # sm_120: neither Blackwell's tensor memory nor its kernels
+            return "rtx"
         return "hopper" if name.startswith("h") else "ampere" if name == "a100_sxm" else "blackwell"
     if chip.kind == "cpu":
         return "cpu"

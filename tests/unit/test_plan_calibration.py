@@ -40,11 +40,13 @@ def test_rows_left_out_are_within_the_targets() -> None:
     median, p90 = result.quantile(0.5), result.quantile(0.9)
     assert median is not None
     assert p90 is not None
-    assert median <= 0.15  # 0.038
-    assert p90 <= 0.25  # 0.118
+    assert median <= 0.15  # 0.040
+    assert p90 <= 0.25  # 0.143
     coverage = result.coverage()
     assert coverage is not None
-    assert coverage >= 0.8  # 0.94 of 17; a 90 % interval misses 3 of 17 in 24 % of the cases
+    assert (
+        coverage >= 0.8
+    )  # 0.94 of 18; a 90 % interval misses 4 or more of 18 in 10 % of the cases
 
 
 def test_a_log_linear_regression_on_the_same_rows_is_clearly_worse() -> None:
@@ -53,7 +55,7 @@ def test_a_log_linear_regression_on_the_same_rows_is_clearly_worse() -> None:
     for share in (0.5, 0.9):
         mine = ours.quantile(share)
         assert mine is not None
-        assert mine < 0.5 * float(np.quantile(theirs, share))  # 0.31 and 0.85 against 0.04, 0.12
+        assert mine < 0.5 * float(np.quantile(theirs, share))  # 0.37 and 0.68 against 0.04, 0.14
 
 
 def test_a_whole_chip_left_out_lies_inside_its_interval() -> None:
@@ -62,7 +64,7 @@ def test_a_whole_chip_left_out_lies_inside_its_interval() -> None:
     assert result.coverage() == 1.0
     p90 = result.quantile(0.9)
     assert p90 is not None
-    assert p90 <= 0.25  # 0.146
+    assert p90 <= 0.25  # 0.170
 
 
 def test_a_chip_left_out_keeps_the_order_of_its_rows() -> None:
@@ -81,7 +83,7 @@ def test_a_chip_left_out_keeps_the_order_of_its_rows() -> None:
 
 def test_every_row_is_modelled_or_named_with_a_reason() -> None:
     assert len(CASES) + len(UNMODELLED) == len(ROWS) == 32
-    assert len(CASES) == 17
+    assert len(CASES) == 18
     assert all(one.reason and one.label for one in UNMODELLED)
     report = evaluate(CASES, UNMODELLED, lambda _: default_calibration()).as_dict()
     assert {"rows", "modelled", "median_abs_rel_error", "p90_abs_rel_error", "per_row"} <= set(
@@ -94,8 +96,7 @@ def test_every_row_is_modelled_or_named_with_a_reason() -> None:
 
 def test_published_decode_order_of_chips_is_never_reversed() -> None:
     """R1 decode, tokens/s per chip: GB300 11,951 > B200 9,789 > 910C 1,943."""
-    config = CASES[-1].config
-    assert CASES[-1].chip.id == "huawei_910c"
+    config = next(case.config for case in CASES if case.chip.id == "huawei_910c")
     order = ("nvidia_gb300_nvl72", "nvidia_b200_sxm", "huawei_910c", "huawei_910b")
     for count, batch, context in ((32, 32, 4096), (64, 2048, 4096), (64, 512, 65536)):
         rates = []
@@ -144,6 +145,7 @@ def test_classes_follow_architectures() -> None:
     assert chip_class(CHIPS["huawei_910b"]) == chip_class(CHIPS["huawei_910c_die"]) == "ascend-910"
     assert chip_class(CHIPS["nvidia_h20"]) == chip_class(CHIPS["nvidia_h200_sxm"]) == "hopper"
     assert chip_class(CHIPS["nvidia_gb300_nvl72"]) == "blackwell"
+    assert chip_class(CHIPS["nvidia_rtxpro6000"]) == "rtx"
     assert chip_class(CHIPS["amd_epyc_9965"]) == "cpu"
     assert chip_class(CHIPS["mthreads_s5000"]) == "moore"
 
@@ -199,6 +201,16 @@ def test_a3_tables_of_cann_count_dies_and_others_packages() -> None:
     forced = read_case(1, ROWS[0] | {"hardware": "huawei_910c"}, CHIPS, "package")
     assert isinstance(forced, Case)
     assert forced.chip.id == "huawei_910c"
+
+
+def test_single_stream_rows_of_sglang_at_900k_tokens_are_predicted_from_4k() -> None:
+    """The notes give B200's speed at 900K tokens, which no row of the fit holds: 180 tokens/s."""
+    row = next(r for r in ROWS if r["hardware"] == "nvidia_b200_sxm" and r["seq_len"] == "4096")
+    case = read_case(1, row | {"seq_len": "900000", "tpot_ms": "5.56"}, CHIPS)
+    assert isinstance(case, Case)
+    assert case.step.drafts == 3
+    predicted = default_calibration().predict(case.ideal, case.chip).seconds / case.tokens_per_step
+    assert predicted == pytest.approx(1 / 180, rel=0.15)  # 0.01
 
 
 def test_formats_order_as_cann_measured_them() -> None:
