@@ -62,6 +62,8 @@ def command(
 
     if plot is not None and plot.suffix not in PLOT_SUFFIXES:
         raise InputError(f"--plot {plot}: choose a name that ends in {', '.join(PLOT_SUFFIXES)}.")
+    if plot is not None and not plot.absolute().parent.is_dir():
+        raise InputError(f"--plot {plot}: there is no folder {plot.absolute().parent}.")
     formats = [find_format(name) for name in names] or list(FORMATS.values())
     samples = samples_of(source)
     report = measure(source, samples, formats)

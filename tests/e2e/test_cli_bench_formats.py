@@ -9,10 +9,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from dougong.cli import main as entry
-from dougong.cli.format_plot import labels
+from dougong.cli.format_plot import draw, labels
+from dougong.errors import InputError
 from dougong.formats import FORMATS, measure
 from dougong.plan.records import read_records
 
+ROW = {"name": "fp8", "bits_per_value": 8.0, "relative_rms": {"x": 0.02}}
 GOLDEN = Path(__file__).parents[1] / "parity" / "golden" / "sq1_csa_hash"
 
 
@@ -109,4 +111,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line(
     assert "number format 'fp3' is unknown" in refused(["--format", "fp3"], capfd)
     assert ".png, .svg, .pdf" in refused(["--plot", "x.gif"], capfd)
     missing = str(tmp_path / "no" / "x.png")
-    assert "cannot be written" in refused([str(GOLDEN), "--plot", missing], capfd)
+    assert "there is no folder" in refused([str(GOLDEN), "--plot", missing], capfd)
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(InputError, match="cannot be written"):
+        draw([ROW], {"x": "sample"}, tmp_path / "x.png")
