@@ -27,13 +27,13 @@ from dougong.plan.training import (
 )
 
 from .bars import Bar, Bars
-from .cells import Cell, computed
+from .cells import Cell, cited, computed
 from .exhibit import Exhibit, Prose, Row, Table
 from .plots import Line, Lines, Rule
-from .sources import gap, only, rows
+from .sources import figure, gap, only, rows
 from .sources import words as stated
 from .table1 import SHORT_NAMES
-from .text import Text, content, phrase, same
+from .text import Text, content, joined, phrase, same
 
 CHIPS = (
     "nvidia_h20",
@@ -88,6 +88,7 @@ def exhibit() -> Exhibit:
             Prose(words["reading"]),
             _exchange_table(),
             _dimensions_table(),
+            _conflicts_table(),
         ),
     )
 
@@ -327,6 +328,25 @@ def _dimensions_table() -> Table:
     return Table(
         key="table2_mechanisms",
         title=words["dimensions_title"],
+        columns=tuple(words[head] for head in heads),
+        rows=tuple(lines),
+    )
+
+
+def _conflicts_table() -> Table:
+    words, lines = content("table2"), []
+    for row in rows("conflicts"):
+        if row["accelerator_id"] not in CHIPS:
+            continue
+        label = joined(_label(row["accelerator_id"]), words[row["field"]], by=", ")
+        other = cited(phrase(row["other_source"]), row["other_source"], "low")
+        theirs = figure(row | {"source": row["other_source"], "confidence": "low"}, "other_value")
+        cells = (figure(row, "value"), theirs, other, stated(row, "notes"))
+        lines.append(Row(label, cells))
+    heads = ("conflict", "used", "other", "other_source", "why")
+    return Table(
+        key="table2_conflicts",
+        title=words["conflicts_title"],
         columns=tuple(words[head] for head in heads),
         rows=tuple(lines),
     )
