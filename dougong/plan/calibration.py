@@ -10,6 +10,7 @@ classes on top. numpy only.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -51,8 +52,9 @@ Z90 = 1.645
 # (hardware.md 3), where compute is about two thirds of the step; small batches gained about 5 %.
 IMMATURE_COMPUTE = 1.35
 IMMATURE_LATENCY = 1.05
-# A class nobody measured may also run on software nobody tuned.
-UNSEEN_SOFTWARE_SIGMA = 0.20
+# Scatter between software stacks on one chip. Every row of a class narrows it by one observation:
+# a class nobody measured carries all of it, a class with a single row still most of it.
+SOFTWARE_SIGMA = 0.20
 
 
 def chip_class(chip: Chip) -> str:
@@ -111,12 +113,15 @@ class Predicted:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Fitted logarithms: `common` and each class's deviation, with their joint covariance."""
+    """Fitted logarithms: `common` and each class's deviation, with their joint covariance.
+
+    `rows` counts the rows of each class.
+    """
 
     common: Vector
     deviations: Mapping[str, Vector]
     covariance: Vector
-    rows: int
+    rows: Mapping[str, int]
 
     def theta(self, name: str) -> Vector:
         """Log factors of a class; the common ones for a class without rows."""
@@ -160,8 +165,7 @@ class Calibration:
             return Predicted(seconds=math.inf, low=math.inf, high=math.inf, step=step)
         slope = _gradient(ideal, theta, immature)
         variance = float(slope @ self.spread(name) @ slope) + sigma**2
-        if name not in self.deviations:
-            variance += UNSEEN_SOFTWARE_SIGMA**2
+        variance += SOFTWARE_SIGMA**2 / (1 + self.rows.get(name, 0))
         wide = math.exp(Z90 * math.sqrt(variance))
         seconds = step.total_s
         return Predicted(seconds=seconds, low=seconds / wide, high=seconds * wide, step=step)
@@ -186,7 +190,8 @@ def fit(cases: Sequence[Case], rounds: int = 12) -> Calibration:
         covariance = np.linalg.inv(normal)
         x = x - covariance @ slope
     deviations = {name: x[n * (i + 1) : n * (i + 2)] for i, name in enumerate(classes)}
-    return Calibration(common=x[:n], deviations=deviations, covariance=covariance, rows=len(cases))
+    rows = Counter(chip_class(case.chip) for case in cases)
+    return Calibration(common=x[:n], deviations=deviations, covariance=covariance, rows=rows)
 
 
 def _linearize(cases: Sequence[Case], classes: list[str], x: Vector) -> tuple[Vector, Vector]:

@@ -9,7 +9,7 @@ import pytest
 
 from dougong.config import load_config
 from dougong.errors import InputError
-from dougong.plan.calibration import _BETWEEN, UNSEEN_SOFTWARE_SIGMA, Z90, fit, log_time
+from dougong.plan.calibration import _BETWEEN, SOFTWARE_SIGMA, Z90, fit, log_time
 from dougong.plan.chips import load_chips
 from dougong.plan.layout import Layout, default_layout, largest_batch, memory_need, smallest_count
 from dougong.plan.operators import Step, draft_work, expert_load, main_work
@@ -136,7 +136,7 @@ def test_interval_of_a_class_without_rows_by_hand() -> None:
         [(log_time(ideal, theta + step * e) - log_time(ideal, theta)) / step for e in np.eye(5)]
     )
     spread = prior.covariance[:5, :5] + np.diag(_BETWEEN**2)
-    variance = float(slope @ spread @ slope) + 0.1**2 + UNSEEN_SOFTWARE_SIGMA**2
+    variance = float(slope @ spread @ slope) + 0.1**2 + SOFTWARE_SIGMA**2
     assert math.log(predicted.high / predicted.seconds) == pytest.approx(
         Z90 * math.sqrt(variance), rel=1e-9
     )
