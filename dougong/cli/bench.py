@@ -7,6 +7,7 @@ import click
 from dougong.cli.lazy import LazyGroup
 
 MEMBERS = {
+    "stream": ("dougong.cli.bench_stream", "Memory bandwidth and matrix products."),
     "formats": ("dougong.cli.bench_formats", "Number formats: bits, range and error."),
 }
 

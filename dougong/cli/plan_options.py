@@ -113,10 +113,11 @@ def parse_pairs(text: str, known: dict[str, float], what: str) -> dict[str, floa
 
 def seconds(value: float) -> str:
     """A time in the unit that reads best."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
         if value >= scale:
-            return f"{value / scale:,.3g} {unit}"
-    return f"{value:.2g} s"
+            shown = value / scale
+            return f"{shown:,.0f} {unit}" if shown >= 100 else f"{shown:.3g} {unit}"
+    return f"{value / 1e-6:.3g} us"
 
 
 def gigabytes(value: float) -> str:
