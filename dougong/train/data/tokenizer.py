@@ -23,11 +23,11 @@ def texts_of(sample: Sample) -> Iterator[str]:
         yield from (turn.question, turn.thinking or "", turn.answer)
 
 
-def training_texts(corpus: Corpus, seed: int) -> Iterator[str]:
-    """The texts that the merges are counted on: every family, real text by its passages."""
+def training_texts(corpus: Corpus, seed: int, samples: int = SAMPLES_PER_FAMILY) -> Iterator[str]:
+    """The texts that merges are counted on: `samples` of each family, real text by passages."""
     for name, generator in OWN_FAMILIES.items():
         rng = random.Random(f"{seed}/tokenizer/{name}")
-        for _ in range(SAMPLES_PER_FAMILY):
+        for _ in range(samples):
             yield from texts_of(generator(rng))
     rng = random.Random(f"{seed}/tokenizer/prose")
     yield from rng.sample(corpus.prose, min(NUM_PASSAGES, len(corpus.prose)))
