@@ -14,7 +14,7 @@ from typing import Literal
 
 from dougong.config import load_config
 from dougong.errors import DougongError, InputError
-from dougong.plan.chips import Chip
+from dougong.plan.chips import Chip, find_chip
 from dougong.plan.layout import Layout, default_layout
 from dougong.plan.operators import Step
 from dougong.plan.precision import Precision, default_precision, parse_precision
@@ -89,8 +89,12 @@ def model_of(name: str) -> ModelConfig | None:
 def chip_of(row: Row, chips: Mapping[str, Chip], unit: A3Unit) -> Chip | None:
     """The row's chip. On 910C, CANN's tables count dies and everybody else's packages; `unit`
     overrides that (hardware.md 1, point 5)."""
-    chip = chips.get(row["hardware"].strip())
-    if chip is not None and chip.id == "huawei_910c":
+    name = row["hardware"].strip()
+    try:
+        chip = chips.get(name) or find_chip(chips, name)
+    except InputError:
+        return None
+    if chip.id == "huawei_910c":
         per_die = BALANCED_SOURCE in row["source"] if unit == "auto" else unit == "die"
         return chips["huawei_910c_die"] if per_die else chip
     return chip
@@ -124,7 +128,7 @@ def _case(index: int, label: str, row: Row, chip: Chip | None, assume_drafts: in
         raise InputError(f"model {row['model']!r} is not one we have a configuration for")
     if chip is None:
         raise InputError(f"hardware {row['hardware']!r} is not in accelerators.csv")
-    if not row["phase"].startswith("decode"):
+    if not row["phase"].strip().lower().startswith("decode"):
         raise InputError(f"phase {row['phase']!r}: only decode rows say what was in flight")
     precision = parse_precision(row["precision"]) if row["precision"] else None
     precision = precision or default_precision(chip, config)

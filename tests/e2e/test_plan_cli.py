@@ -120,6 +120,7 @@ def test_what_if_and_set_change_the_answer(capfd: pytest.CaptureFixture[str]) ->
         (("run", *FLASH, "--context", "2000000"), "longer than the model", 1),
         (("run", *FLASH, "--tp", "3"), "must divide", 1),
         (("run", "nano", "--chip", "9950x", "--count", "1", "--mtp", "9"), "not in the range", 2),
+        (("run", *FLASH, "--what-if", "no link, no scaleout"), "nothing joins its chips", 1),
         (("evaluate", "nowhere.csv"), "cannot be read", 1),
         (("chips", "tpu"), "is not a chip we know", 1),
         (("fleet", *FLASH, "--traffic", "rate=0"), "a rate above 0", 1),
