@@ -118,6 +118,10 @@ def parse_traffic(text: str) -> Traffic:
     from dougong.plan.runs import Traffic
 
     values = plan_options.parse_pairs(text, TRAFFIC, "--traffic")
+    if values["prompt"] < 1 or values["output"] < 1 or values["hit"] >= 1 or not values["rate"]:
+        raise click.UsageError(
+            "--traffic: rate must be above 0, prompt and output at least 1, hit below 100%."
+        )
     return Traffic(
         requests_per_s=values["rate"],
         prompt_len=int(values["prompt"]),
