@@ -15,7 +15,7 @@ settings.load_profile("dougong")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves the browser's tests out where there is no browser; pytest counts them as deselected."""
+    """Leaves the browser's tests out where there is no browser; pytest counts them."""
     if find_chromium():
         return
     needing = [item for item in items if item.get_closest_marker("chromium")]
