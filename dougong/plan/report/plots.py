@@ -260,9 +260,9 @@ def place_labels(
 def _offsets(width: float) -> Iterator[tuple[float, float]]:
     """Where a label of this width may stand, best place first."""
     for dy in (4, -10, 20, -24, 34):
-        for dx in (9, -9 - width, -width / 2):
-            if not (dx == -width / 2 and dy == 4):
-                yield dx, dy
+        yield from ((9, dy), (-9 - width, dy))
+        if dy != 4:  # above or below its spot a label may also cross it
+            yield from ((-width / 2, dy), (40 - width, dy))
 
 
 def _overlap(one: Box, other: Box) -> bool:
