@@ -73,7 +73,7 @@ class Request:
     @torch.inference_mode()
     def feed(self, ids: Sequence[int]) -> Tensor:
         """Takes `ids` into the state; returns the logits [V] of the token that follows the last."""
-        ids_T = torch.tensor(ids, dtype=torch.int64, device=self.model.head.weight.device)
+        ids_T = torch.tensor(ids, dtype=torch.int64, device=self.model.device)
         streams_TSD = self.model(ids_T, [len(ids)], [self.state])
         self.held_ids.extend(ids)
         logits_V: Tensor = self.model.logits(streams_TSD[-1:])[0]

@@ -9,9 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dougong.config import V4Config
-from dougong.kernels.compressor import round_index_vector
 from dougong.kernels.index import index_scores
-from dougong.kernels.rotary import rotate
 from dougong.model.compressor import Compressor
 from dougong.model.layers import Build, Linear
 
@@ -32,9 +30,11 @@ class Indexer(nn.Module):
         self, latent_TL: Tensor, x_TD: Tensor, rotation_TP: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Rotated index queries [T, J, D] and head weights [T, J], which may be negative."""
-        q_TJD = rotate(self.wq_b(latent_TL).unflatten(-1, (self.num_heads, -1)), rotation_TP)
-        if self.build.rounded:
-            q_TJD = round_index_vector(q_TJD)
+        q_TJD: Tensor = self.build.ops.rope_index_q(
+            self.wq_b(latent_TL).unflatten(-1, (self.num_heads, -1)),
+            rotation_TP,
+            rounded=self.build.rounded,
+        )
         return q_TJD, self.weights_proj(x_TD) * self.scale
 
     def scores(self, q_NJD: Tensor, weight_NJ: Tensor, keys_MD: Tensor) -> Tensor:

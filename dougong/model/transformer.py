@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong.config import V4Config
-from dougong.errors import ConfigError, InputError
+from dougong.errors import BackendError, ConfigError, InputError
 from dougong.kernels.registry import operators
 from dougong.model.attention import Attention
 from dougong.model.batch import Batch, check_tokens
@@ -98,6 +98,10 @@ class Transformer(nn.Module):
             raise ConfigError(f"rounding: '{rounding}' is unknown; choose one of {ROUNDINGS}")
         if dtype not in (torch.float64, torch.float32, torch.bfloat16):
             raise ConfigError(f"dtype: {dtype} is not supported; use float64, float32 or bfloat16")
+        if backend == "cpu" and dtype == torch.float64:
+            raise BackendError(
+                "backend cpu computes in float32 or bfloat16; use the reference for float64"
+            )
         build = Build(operators(backend, fallback=fallback), dtype, rounding == "release")
         self.config, self.build = config, build
         self.embed = Embedding(build, config.vocab_size, config.hidden_size)
@@ -117,9 +121,14 @@ class Transformer(nn.Module):
             if isinstance(module, Attention):
                 module.reset_tables()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.norm.weight.device
+
     def new_state(self) -> RequestState:
         """An empty memory for one request."""
-        return RequestState(self.config, self.build.dtype, self.head.weight.device)
+        return RequestState(self.config, self.build.dtype, self.device)
 
     def forward(
         self,
