@@ -71,11 +71,9 @@ def grouped_experts(
     outputs = []
     for x, weight, (w1_ID, w3_ID, w2_DI) in zip(rows, weights, matrices, strict=True):
         if x.shape[0]:
-            outputs.append(
-                expert_mlp(x, w1_ID, w3_ID, w2_DI, weight, limit=limit, rounded=rounded)
-            )
+            outputs.append(expert_mlp(x, w1_ID, w3_ID, w2_DI, weight, limit=limit, rounded=rounded))
     y_sorted = torch.cat(outputs) if outputs else x_sorted
-    y_TKD = widen(y_sorted)[order.argsort()].view(num_tokens, top_k, -1)
+    y_TKD = widen(y_sorted)[order.argsort()].view(num_tokens, top_k, x_TD.shape[-1])
     total_TD = y_TKD[:, 0]
     for slot in range(1, top_k):
         total_TD = total_TD + y_TKD[:, slot]

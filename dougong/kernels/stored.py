@@ -106,9 +106,13 @@ def _finite(dtype: str, data: NDArray[Any]) -> bool:
 
 
 def _widen(dtype: str, data: NDArray[Any], scale: NDArray[Any] | None) -> NDArray[np.float32]:
+    if dtype == "BF16":
+        return bf16.decode(data)
+    values = np.array(data, np.float32)
     if dtype == "F32" or scale is None:
-        return bf16.decode(data) if dtype == "BF16" else np.array(data, np.float32)
+        return values
     if dtype == "INT8":
-        return data.astype(np.float32) * scale[:, None]
+        values *= scale[:, None]
+        return values
     block = fp4_block if dtype == "I8" else fp8_block
     return block.dequantize(data, ue8m0.decode(scale))

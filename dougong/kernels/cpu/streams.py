@@ -117,7 +117,9 @@ def _norm_rope(
     if rotation_TP is not None:
         pairs, heads = rotation_TP.shape[-1], x.shape[1] if x.dim() == 3 else 1
         if rotation_TP.dtype != torch.complex64 or 2 * pairs > size:
-            raise ShapeError(f"rope: {rotation_TP.dtype} rotations of {pairs} pairs, {size} channels")
+            raise ShapeError(
+                f"rope: {rotation_TP.dtype} rotations of {pairs} pairs, {size} channels"
+            )
         rotation_TP = contiguous(rotation_TP, "rope: rotation", x.shape[0], pairs)
     if rounding == FP4_INDEX and size & (size - 1):
         raise ShapeError(f"index rounding: {size} channels; expected a power of two")
@@ -132,7 +134,7 @@ def _norm_rope(
 
 
 def rms_norm(x: Tensor, weight_C: Tensor | None, eps: float) -> Tensor:
-    """x * rsqrt(mean(x^2) + eps) * weight over the last dim; float32 inside, one cast at the end."""
+    """x * rsqrt(mean(x^2) + eps) * weight over the last dim; float32 inside, one cast last."""
     return _norm_rope(x, weight_C, None, eps)
 
 
@@ -167,7 +169,10 @@ def pool(value_BMX: Tensor, score_BMX: Tensor, *, overlap: bool, first: bool) ->
             "overlapping blocks have an odd width"
         )
     stride = value_BMX.stride(1)
-    if value_BMX.stride() != (ratio * stride, stride, 1) or score_BMX.stride() != value_BMX.stride():
+    if (
+        value_BMX.stride() != (ratio * stride, stride, 1)
+        or score_BMX.stride() != value_BMX.stride()
+    ):
         value_BMX, score_BMX, stride = value_BMX.contiguous(), score_BMX.contiguous(), width
     entries = blocks if first or not overlap else blocks - 1
     pooled_BD = torch.empty(max(entries, 0), width // 2 if overlap else width)

@@ -28,9 +28,7 @@ def dtype_code(x: Tensor, name: str) -> int:
 
 def inference_only(*tensors: Weight | None) -> None:
     """Refuses to drop a gradient in silence."""
-    if torch.is_grad_enabled() and any(
-        isinstance(x, Tensor) and x.requires_grad for x in tensors
-    ):
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in tensors):
         raise BackendError(
             "backend cpu computes no gradients; use torch.inference_mode(), or train with the "
             "reference backend"
@@ -56,7 +54,9 @@ def indices(x: Tensor, name: str, limit: int, *shape: int) -> Tensor:
     if x.dtype != torch.int64:
         raise ShapeError(f"{name}: {x.dtype}; expected int64")
     if x.numel() and not -1 <= int(x.min()) <= int(x.max()) < limit:
-        raise ShapeError(f"{name}: indices {int(x.min())} to {int(x.max())}, expected below {limit}")
+        raise ShapeError(
+            f"{name}: indices {int(x.min())} to {int(x.max())}, expected below {limit}"
+        )
     return contiguous(x, name, *shape)
 
 

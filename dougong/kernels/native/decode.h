@@ -13,6 +13,8 @@ inline bf16 narrow_exact(float x) {
     memcpy(&bits, &x, 4);
     return (bf16)(bits >> 16);
 }
+constexpr int PANEL = 16;  // rows of w decoded together
+
 struct Row {  // one row of a stored matrix
     const uint8_t* data;
     const uint8_t* scale;
@@ -65,15 +67,19 @@ DG_INLINE void put(float* out, __m512i x) {
     _mm512_store_si512(out, _mm512_slli_epi32(low, 16));
     _mm512_store_si512(out + 16, _mm512_slli_epi32(high, 16));
 }
+// Meanwhile the row PANEL rows on comes nearer: it is decoded after this panel's products.
 template <class T> void decode_quantized(const dg_matrix& w, const Row& row, T* out) {
     if (w.format == DG_E2M1) {
-        for (int64_t k = 0; k < w.columns; k += 32)
+        for (int64_t k = 0; k < w.columns; k += 32) {
+            _mm_prefetch((const char*)row.data + (k + PANEL * w.columns) / 2, _MM_HINT_T1);
             put(out + k, decode_e2m1(row.data + k / 2, tables.e2m1[row.scale[k / 32]]));
+        }
         return;
     }
     for (int64_t k = 0; k < w.columns; k += 64) {
         const E4M3Tables t = load_tables(tables.e4m3[row.scale[k / 128]]);
         __m512i first, second;
+        _mm_prefetch((const char*)row.data + k + PANEL * w.columns, _MM_HINT_T1);
         decode_e4m3(load_codes(row.data + k, w.columns - k), t, first, second);
         put(out + k, first);
         put(out + k + 32, second);
@@ -98,10 +104,12 @@ template <class T> void decode_quantized(const dg_matrix& w, const Row& row, T* 
 }
 #endif
 
-DG_INLINE void convert(float* out, const float* in, int64_t n) { memcpy(out, in, n * 4); }
-DG_INLINE void convert(bf16* out, const bf16* in, int64_t n) { memcpy(out, in, n * 2); }
 template <class A, class B> void convert(A* out, const B* in, int64_t n) {
-    for (int64_t i = 0; i < n; i += LANES) store_some(out + i, load_some(in + i, n - i), n - i);
+    for (int64_t i = 0; i < n; i += LANES) {
+        __builtin_prefetch(in + i + PANEL * n, 0, 2);
+        if constexpr (sizeof(A) == sizeof(B)) memcpy(out + i, in + i, std::min<int64_t>(LANES, n - i) * sizeof(A));
+        else store_some(out + i, load_some(in + i, n - i), n - i);
+    }
 }
 
 // Row n as T, zeros from `columns` to `padded`. A float matrix is never asked for as bf16.

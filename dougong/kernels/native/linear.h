@@ -10,8 +10,8 @@ template <class T>
 void product_parallel(const dg_matrix& w, const Rows<T>& x, int64_t tokens, const Output& y) {
     const int64_t work = w.rows * w.columns * tokens, threads = dg_threads();
     const int64_t parts = std::min<int64_t>(tokens > MR ? 4 * threads : threads, (w.rows + 15) / 16);
-    // rows in blocks, so that x stays in the second-level cache while w goes by
-    const int64_t block = std::max<int64_t>(96, 512 * 1024 / (int64_t)sizeof(T) / x.stride / 6 * 6);
+    // rows in blocks of about 512, so that x stays in cache while the panels of w go by
+    const int64_t cuts = std::max<int64_t>(1, (tokens + 575) / 576), block = ((tokens + cuts - 1) / cuts + MR - 1) / MR * MR;
     for (int64_t m = 0; m < tokens; m += block) {
         const int64_t rows = std::min(block, tokens - m);
         const Output at{(char*)y.data + m * y.stride * (y.is_bf16 ? 2 : 4), y.stride, y.is_bf16};

@@ -71,12 +71,11 @@ void product_streams(const dg_matrix& w, const bf16* x, int64_t ldx, const Outpu
     for (int64_t n = low; n < high; n += STREAMS) {
         V acc[M][STREAMS] = {};
         stream_rows<M, FORMAT>(w, n, x, ldx, acc);
-        for (int m = 0; m < M; m++)
-            for (int r = 0; r < STREAMS; r += 4) {
-                float sums[4];
-                sum4(acc[m] + r, sums);
-                for (int i = 0; i < 4; i++) y.put(m, n + r + i, sums[i]);
-            }
+        for (int m = 0; m < M; m++) {
+            alignas(64) float sums[LANES] = {};
+            for (int r = 0; r < STREAMS; r += 4) sum4(acc[m] + r, sums + r);
+            y.put(m, n, load(sums), STREAMS);
+        }
     }
 }
 
