@@ -56,6 +56,7 @@ docs: dev ## Write the generated pages (docs/cli.md) again
 
 bench: dev ## Measure this machine; results land in bench/results
 	set -e; for script in bench/*.py; do $(BIN)/python $$script --record; done
+	$(BIN)/dougong bench formats --record
 
 clean: ## Remove the environment and every cache
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

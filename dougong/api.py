@@ -18,13 +18,16 @@ import torch
 from torch import Tensor
 
 from dougong.chat import Tokenizer, encode_conversation, load_tokenizer, special
+from dougong.chat.effort import Profile
+from dougong.checkpoint import parameters
 from dougong.checkpoint.locate import find_checkpoint
-from dougong.config import V4Config
+from dougong.config import ModelConfig, V3Config, load_config
 from dougong.errors import InputError
-from dougong.model.generation import Limits, Report, Request, all_logits
+from dougong.machine import require_memory
+from dougong.model.generation import LanguageModel, Limits, Report, Request, all_logits
 from dougong.model.loading import load_model
 from dougong.model.sampling import SamplingParams
-from dougong.model.transformer import Transformer
+from dougong.model.v3_loading import load_v3_model
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -38,21 +41,39 @@ def load(
     dtype: str = "float32",
     rounding: str = "none",
     device: str = "cpu",
+    fallback: bool = True,
 ) -> Model:
     """Loads a model: a shipped name, a folder, or org/name in the local Hugging Face cache.
 
     Args:
         dtype: "float32", "float64" or "bfloat16", the number type of the arithmetic.
+        fallback: whether operators that `backend` lacks may run on the reference.
         rounding: "release" rounds activations and caches at run time as the release does.
     Raises: CheckpointError, ConfigError or BackendError with one sentence.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
-    folder = find_checkpoint(name)
-    return Model(
-        load_model(folder, dtype=DTYPES[dtype], backend=backend, rounding=rounding, device=device),
+    folder, number = find_checkpoint(name), DTYPES[dtype]
+    config = load_config(folder)
+    if device == "cpu":
+        num_bytes = sum(parameter.count for parameter in parameters(config)) * number.itemsize
+        require_memory(num_bytes, f"{name} in {dtype}", "try bfloat16 or a smaller model")
+    if isinstance(config, V3Config):
+        if (backend, rounding) != ("reference", "none"):
+            raise InputError(
+                f"{name} is a V3 model, which is here to compare V4 with: it runs on the reference "
+                "backend without rounding; leave --backend and --rounding out."
+            )
+        return Model(load_v3_model(folder, dtype=number, device=device), folder)
+    model = load_model(
         folder,
+        dtype=number,
+        backend=backend,
+        rounding=rounding,
+        device=device,
+        fallback=fallback,
     )
+    return Model(model, folder)
 
 
 @dataclass(frozen=True)
@@ -96,15 +117,20 @@ class Stream(Iterator[Piece]):
 class Model:
     """A loaded model with its tokenizer. Not thread-safe: one answer at a time."""
 
-    def __init__(self, transformer: Transformer, folder: Path) -> None:
+    def __init__(self, transformer: LanguageModel, folder: Path) -> None:
         self.transformer = transformer
         self.folder = folder
         self._request: Request | None = None
 
     @property
-    def config(self) -> V4Config:
+    def config(self) -> ModelConfig:
         """The model's configuration."""
         return self.transformer.config
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained values in memory, MTP blocks included."""
+        return sum(tensor.numel() for tensor in self.transformer.parameters())
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -148,6 +174,7 @@ class Model:
         seed: int = 0,
         thinking: bool = False,
         effort: str | None = None,
+        profile: Profile = "preview",
         raw: bool = False,
         report: Report | None = None,
     ) -> Stream:
@@ -155,7 +182,8 @@ class Model:
 
         Args:
             prompt: a user message, or a conversation as a list of {"role", "content", ...}.
-            thinking: lets the model reason first; `effort`: its reasoning effort.
+            thinking: lets the model reason first; `effort`: its reasoning effort, of those that
+                `profile`, the generation of the checkpoint, knows.
             raw: continues the string `prompt` as it is, without turning it into a conversation.
             report: told during the prefill how many tokens are done, and of how many.
         Raises: InputError if an option is out of range or prompt and answer exceed the context.
@@ -163,7 +191,7 @@ class Model:
         params = SamplingParams(
             temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed
         )
-        ids = self.encode(prompt, thinking=thinking, effort=effort, raw=raw)
+        ids = self.encode(prompt, thinking=thinking, effort=effort, profile=profile, raw=raw)
         self._check_room(len(ids), max_tokens)
         answer = Answer(prompt_tokens=len(ids))
         tokens = self._tokens(ids, params, max_tokens, answer, report)
@@ -175,6 +203,7 @@ class Model:
         *,
         thinking: bool = False,
         effort: str | None = None,
+        profile: Profile = "preview",
         raw: bool = False,
     ) -> list[int]:
         """The ids that the model is given for `prompt`; see `stream` for the arguments."""
@@ -186,10 +215,14 @@ class Model:
                 )
             text = prompt if prompt.startswith(special.BOS) else special.BOS + prompt
             return self.tokenizer.encode(text)
+        if isinstance(self.config, V3Config):
+            raise InputError("conversations are written in V4's form; give a V3 model raw prompts.")
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         if effort is not None and not thinking:
             raise InputError("an effort says how hard to think; switch thinking on as well.")
-        return encode_conversation(self.tokenizer, messages, thinking=thinking, effort=effort)
+        return encode_conversation(
+            self.tokenizer, messages, thinking=thinking, effort=effort, profile=profile
+        )
 
     def _check_room(self, prompt_tokens: int, max_tokens: int) -> None:
         limit = self.config.max_position_embeddings

@@ -32,7 +32,7 @@ CountOrZero = Annotated[int, Between(0, 2**20)]
 Layers = Annotated[int, Between(1, 1024)]
 Epsilon = Annotated[float, Between(1e-30, 0.1)]
 Theta = Annotated[float, Between(1.0, 1e12)]
-Dtype = Annotated[str, OneOf("bfloat16", "float16", "float32", "float64")]
+Dtype = Annotated[str, OneOf("bfloat16", "float16", "float32")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +138,8 @@ class V4Config:
         expected = self.num_hidden_layers + self.num_nextn_predict_layers
         require(
             len(self.compress_ratios) == expected,
-            "compress_ratios",
-            f"{len(self.compress_ratios)} entries",
+            "len(compress_ratios)",
+            len(self.compress_ratios),
             f"{expected}: num_hidden_layers + num_nextn_predict_layers",
         )
         for layer, ratio in enumerate(self.compress_ratios):
@@ -362,7 +362,8 @@ def config_from_dict(values: Mapping[str, object]) -> ModelConfig:
 def load_config(path_or_preset: str | Path) -> ModelConfig:
     """The configuration of a preset, of a folder with a config.json, or of a config.json.
 
-    Raises ConfigError, naming the file and the field, when there is none or it is not valid.
+    A preset wins over a folder of the same name: write `./nano` for the folder. Raises ConfigError,
+    naming the file and the field, when there is none or it is not valid.
     """
     if path_or_preset in PRESETS:
         path = _PRESET_FOLDER / f"{path_or_preset}.json"

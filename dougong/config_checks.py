@@ -48,8 +48,8 @@ class OneOf:
 
 def refuse(field: str, value: object, allowed: str) -> NoReturn:
     """Raises ConfigError: the field's name, the value, and what is allowed."""
-    shown = repr(value) if not isinstance(value, str) or value == "" else value
-    raise ConfigError(f"{field} is {shown[:200]}; allowed: {allowed}.")
+    name = field if field.isprintable() else repr(field)  # one line, whatever the file says
+    raise ConfigError(f"{name[:200]} is {repr(value)[:200]}; allowed: {allowed}.")
 
 
 def require(holds: bool, field: str, value: object, allowed: str) -> None:

@@ -74,11 +74,9 @@ def read_v3(values: Mapping[str, object]) -> Fields:
     _read_dtype(fields)
     _read_rope_parameters(fields)
     _read_quantization(fields)
-    kinds = fields.pop("mlp_layer_types", None)
-    if isinstance(kinds, list):
-        _agree(
-            fields, "first_k_dense_replace", _prefix(kinds, "dense", "sparse"), "mlp_layer_types"
-        )
+    if (kinds := _pop(fields, "mlp_layer_types", list)) is not None:
+        dense = _prefix(kinds, "dense", "sparse")
+        _agree(fields, "first_k_dense_replace", dense, "mlp_layer_types")
     if isinstance(scaling := fields.get("rope_scaling"), dict):
         fields["rope_scaling"] = _yarn(scaling, frozenset())
     return {key: value for key, value in fields.items() if key not in IGNORED_V3}
@@ -121,15 +119,13 @@ def _read_dtype(fields: Fields) -> None:
 
 def _read_layer_types(fields: Fields) -> None:
     """Folds `layer_types` into `compress_ratios` and `mlp_layer_types` into `num_hash_layers`."""
-    kinds = fields.pop("mlp_layer_types", None)
-    if isinstance(kinds, list):
+    if (kinds := _pop(fields, "mlp_layer_types", list)) is not None:
         _agree(fields, "num_hash_layers", _prefix(kinds, "hash_moe", "moe"), "mlp_layer_types")
         _check_length(fields, "mlp_layer_types", kinds)
-    types = fields.pop("layer_types", None)
-    if not isinstance(types, list):
+    if (types := _pop(fields, "layer_types", list)) is None:
         return
     for layer, kind in enumerate(types):
-        if kind not in LAYER_TYPES:
+        if not isinstance(kind, str) or kind not in LAYER_TYPES:
             refuse(f"layer_types[{layer}]", kind, " or ".join(LAYER_TYPES))
     _check_length(fields, "layer_types", types)
     ratios = [LAYER_TYPES[kind] for kind in types]
@@ -139,10 +135,8 @@ def _read_layer_types(fields: Fields) -> None:
 
 
 def _check_length(fields: Fields, name: str, entries: list[object]) -> None:
-    layers = fields.get("num_hidden_layers", len(entries))
-    require(
-        len(entries) == layers, name, f"{len(entries)} entries", f"num_hidden_layers ({layers})"
-    )
+    layers, given = fields.get("num_hidden_layers"), len(entries)
+    require(given == layers, f"len({name})", given, f"num_hidden_layers ({layers})")
 
 
 def _prefix(kinds: list[object], first: str, then: str) -> int:
@@ -155,10 +149,10 @@ def _prefix(kinds: list[object], first: str, then: str) -> int:
 
 def _read_partial_rotary_factor(fields: Fields) -> None:
     factor, head_dim = fields.pop("partial_rotary_factor", None), fields.get("head_dim")
-    if factor is None or not isinstance(head_dim, int):
+    if factor is None or type(head_dim) is not int:  # which is refused when the fields are checked
         return
     require(
-        isinstance(factor, (int, float)) and 0 < factor <= 1,
+        type(factor) in (int, float) and 0 < factor <= 1,
         "partial_rotary_factor",
         factor,
         "a number above 0, at most 1",
@@ -175,8 +169,7 @@ def _read_partial_rotary_factor(fields: Fields) -> None:
 
 def _read_rope_parameters(fields: Fields) -> None:
     """Folds transformers' `rope_parameters`, one set or {main, compress}, into the old keys."""
-    parameters = fields.pop("rope_parameters", None)
-    if not isinstance(parameters, dict):
+    if (parameters := _pop(fields, "rope_parameters", dict)) is None:
         return
     if "main" not in parameters:
         _read_rope_set(fields, parameters, "rope_theta", "rope_parameters")
@@ -209,10 +202,11 @@ def _read_rope_set(fields: Fields, parameters: Fields, theta_key: str, where: st
 def _yarn(scaling: Fields, ignored: frozenset[str]) -> Fields | None:
     """The fields of RopeScaling in a `rope_scaling` object; None where it scales nothing."""
     rest = dict(scaling)
-    kinds = {rest.pop(key) for key in ("type", "rope_type") if key in rest}
-    if kinds == {"default"}:
+    kinds = [rest.pop(key) for key in ("type", "rope_type") if key in rest]
+    if kinds and all(kind == "default" for kind in kinds):
         return None
-    require(kinds == {"yarn"}, "rope_scaling.type", sorted(map(str, kinds)), "'yarn'")
+    is_yarn = kinds and all(kind == "yarn" for kind in kinds)
+    require(bool(is_yarn), "rope_scaling.type", kinds, "'yarn'")
     factor = rest.pop("attention_factor", None)
     require(factor in (None, 1), "rope_scaling.attention_factor", factor, "1.0")
     return {key: value for key, value in rest.items() if key not in ignored}
@@ -232,6 +226,14 @@ def _read_quantization(fields: Fields) -> None:
     if isinstance(block := rest.get("weight_block_size"), list):
         rest["weight_block_size"] = tuple(block)
     fields["quantization_config"] = rest
+
+
+def _pop(fields: Fields, key: str, kind: type) -> Any:
+    """The value of `key`, taken out; None where it is missing or null, refused if not a `kind`."""
+    value = fields.pop(key, None)
+    if value is not None and not isinstance(value, kind):
+        refuse(key, value, "a list" if kind is list else "an object")
+    return value
 
 
 def _drop_fixed(fields: Fields, fixed: Fields) -> None:

@@ -7,6 +7,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from dougong.errors import InputError
+
 # Instructions that change which arithmetic is fast here, in the kernel's own spelling.
 FEATURES = (
     "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16",
@@ -39,6 +41,19 @@ def this_machine() -> Machine:
         memory_bytes=_kib(memory.get("MemTotal")),
         available_bytes=_kib(memory.get("MemAvailable")),
     )
+
+
+def require_memory(num_bytes: int, what: str, way_out: str) -> None:
+    """Refuses what cannot fit, before the system's own way of refusing: killing the process.
+
+    Raises InputError if `num_bytes` exceed the memory that is available now.
+    """
+    available = this_machine().available_bytes
+    if available is not None and num_bytes > available:
+        raise InputError(
+            f"{what} needs {num_bytes / 2**30:,.1f} GiB of memory and {available / 2**30:,.1f} GiB "
+            f"are available; {way_out}."
+        )
 
 
 def _usable_cores() -> int:

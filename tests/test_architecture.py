@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": MODEL,
     "engine": ENGINE,
     "train": ENGINE,
-    "api": ENGINE | {"engine"},
+    "api": ENGINE | {"engine", "machine"},
     "server": ENGINE | {"engine", "api"},
     "conform": ENGINE | {"engine", "api", "server"},
     "cli": ENGINE | {"engine", "train", "api", "server", "conform", "plan", "machine"},

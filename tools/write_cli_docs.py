@@ -29,8 +29,8 @@ stderr; the exit status is 0 (done), 1 (refused or failed), 2 (a usage error), 1
 
 def helps(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
     """The help of a command and of every command below it, as Markdown sections."""
-    context = click.Context(command, info_name=name, parent=parent, max_content_width=WIDTH)
-    context.terminal_width = WIDTH
+    settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
     yield f"## {context.command_path}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
     if isinstance(command, click.Group):
         for child_name in command.list_commands(context):

@@ -2,7 +2,8 @@
 
 The parsing is deepseek-recipe's, DeepSeek's own, which is lenient: it never fails, and drops what
 it cannot place. Here every such loss, and every tool call that cannot be used, is reported in
-`Completion.errors` by the official encoder's stricter rules.
+`Completion.errors` by the official encoder's stricter rules. Newlines at the edges of reasoning,
+content and calls are not part of them.
 """
 
 import json

@@ -70,7 +70,7 @@ def _read_message(index: int, message: RawMessage) -> Turn:
 
 
 def _read_content(index: int, given: RawMessage, turn: Turn) -> str:
-    has_more = turn.reasoning or turn.tool_calls or turn.tools or turn.response_format is not None
+    has_more = turn.reasoning or turn.tool_calls or turn.tools or turn.response_format
     if "content" not in given and not (has_more and turn.role in ("assistant", "system")):
         raise _error(index, "content", f"is missing: a {turn.role} message needs it")
     content = _read_text(index, given, "content")

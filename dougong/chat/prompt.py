@@ -11,13 +11,14 @@ tests/parity/test_prompt_against_recipe.py.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from dougong.chat import special
 from dougong.chat.dsml import write_response_format, write_tool_calls, write_tools
 from dougong.chat.effort import Profile, effort_text
 from dougong.chat.messages import RawMessage, read_messages, read_tools
 from dougong.chat.pieces import Piece, PromptWriter
+from dougong.chat.tokenizer import Tokenizer
 from dougong.chat.turns import Block, Turn, drop_past_thinking, last_question
 from dougong.errors import InputError
 
@@ -28,7 +29,7 @@ class RenderOptions(TypedDict, total=False):
     tools: Sequence[Mapping[str, Any]] | None
     """Functions in OpenAI's form that the model may call; they join the system message."""
     response_format: Any
-    """JSON schema of the answer, written as it is; it joins the system message."""
+    """JSON schema of the answer, written as it is unless empty; it joins the system message."""
     thinking: bool
     """Whether the model reasons before it answers. Default: False."""
     effort: str | None
@@ -38,18 +39,6 @@ class RenderOptions(TypedDict, total=False):
     drop_thinking: bool
     """Whether reasoning before the last question is left out. Default: True, but with tools
     anywhere all reasoning is kept."""
-
-
-class SupportsEncode(Protocol):
-    """What `encode_conversation` needs of a tokenizer."""
-
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Ids of a text; with `special=False` special strings in it are ordinary text."""
-        ...
-
-    def special_id(self, text: str) -> int:
-        """The id of a special string."""
-        ...
 
 
 def render(messages: Sequence[RawMessage], **options: Unpack[RenderOptions]) -> str:
@@ -64,7 +53,7 @@ def render(messages: Sequence[RawMessage], **options: Unpack[RenderOptions]) -> 
 
 
 def encode_conversation(
-    tokenizer: SupportsEncode, messages: Sequence[RawMessage], **options: Unpack[RenderOptions]
+    tokenizer: Tokenizer, messages: Sequence[RawMessage], **options: Unpack[RenderOptions]
 ) -> list[int]:
     """The prompt's ids; special strings inside message texts stay ordinary text.
 
@@ -120,18 +109,18 @@ def _with_request(
 ) -> list[Turn]:
     """Turns with the request's own tools and format put into a system turn at the front."""
     functions = read_tools(tools or [], "tools")
-    if not functions and response_format is None:
+    if not functions and not response_format:
         return turns
     first = turns[0] if turns[0].role == "system" else Turn(role="system")
     rest = turns[1:] if turns[0].role == "system" else turns
     if functions and first.tools:
         raise InputError("tools are given twice, by the request and by messages[0].tools.")
-    if response_format is not None and first.response_format is not None:
+    if response_format and first.response_format:
         raise InputError("response_format is given twice, by the request and by messages[0].")
     first = replace(
         first,
         tools=functions or first.tools,
-        response_format=first.response_format if response_format is None else response_format,
+        response_format=response_format or first.response_format,
     )
     return [first, *rest]
 
@@ -157,7 +146,7 @@ def _write_turn(writer: PromptWriter, turn: Turn, before: Turn | None, thinks: b
         if turn.tools:
             writer.markup("\n\n")
             write_tools(writer, turn.tools)
-        if turn.response_format is not None:
+        if turn.response_format:
             writer.markup("\n\n")
             write_response_format(writer, turn.response_format)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,8 @@ def lines() -> Iterator[str]:
     if not sys.stdin.isatty():
         yield from (line for raw in sys.stdin if (line := raw.strip()))
         return
-    import readline  # noqa: F401 - gives input() editing and history
+    with contextlib.suppress(ImportError):  # some builds of Python lack it
+        import readline  # noqa: F401 - gives input() editing and history
 
     while True:
         try:

@@ -52,6 +52,7 @@ class Chunks(click.ParamType[list[int]]):
     help="Safetensors file to write `logits` [B, S, V] to.",
 )
 @options.backend_option
+@options.fallback_option
 @options.dtype_option
 @options.rounding_option
 @click.option(
@@ -64,7 +65,7 @@ class Chunks(click.ParamType[list[int]]):
 @options.threads_option
 @options.json_option
 def command(
-    model: str, tokens: Path, out: Path, backend: str, dtype: str, rounding: str,
+    model: str, tokens: Path, out: Path, backend: str, no_fallback: bool, dtype: str, rounding: str,
     chunks: list[int] | None, mtp: bool, threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write MODEL's logits for every position of the sequences in a file.
@@ -84,7 +85,8 @@ def command(
 
     start_s = time.monotonic()
     ids_BS = read_tokens(tokens)
-    loaded = load(model, backend=backend, dtype=dtype, rounding=rounding)
+    fallback = not no_fallback
+    loaded = load(model, backend=backend, fallback=fallback, dtype=dtype, rounding=rounding)
     tensors = compute(loaded, ids_BS, chunks, mtp)
     write(tensors, out)
     batch, num_tokens, vocab_size = tensors["logits"].shape
@@ -143,7 +145,12 @@ def compute(
     """`logits` [B, S, V] and, if asked for, `mtp_logits` [B, S - 1, V]; float32 or float64."""
     import torch
 
+    from dougong.machine import require_memory
+
     batch, num_tokens = ids_BS.shape
+    # Float64 at worst, once per sequence and once more stacked.
+    num_bytes = ids_BS.numel() * model.config.vocab_size * 8 * 2 * (2 if mtp else 1)
+    require_memory(num_bytes, f"{batch} x {num_tokens} logits", "give fewer tokens at a time")
     progress = options.Progress("logits")
     main: list[torch.Tensor] = []
     drafted: list[torch.Tensor | None] = []
@@ -165,11 +172,14 @@ def compute(
 
 def write(tensors: dict[str, torch.Tensor], out: Path) -> None:
     """Writes the file whole or not at all: a reader never sees half of it."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         save_file(tensors, partial)
         partial.replace(out)
+    except SafetensorError as error:
+        raise InputError(f"--out {out} cannot be written: {error}.") from error
     finally:
         partial.unlink(missing_ok=True)

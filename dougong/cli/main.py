@@ -6,6 +6,7 @@ away. Set DOUGONG_TRACEBACK=1 to see where a failure came from.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ MEMBERS = {
     "logits": ("dougong.cli.logits", "Write a model's logits for given token ids."),
     "train": ("dougong.cli.train", "Train a model from a configuration file."),
     "plan": ("dougong.cli.plan", "Compute speed, memory and cost on given hardware."),
-    "report": ("dougong.cli.report", "Write the report from formulas and measurements."),
+    "report": ("dougong.cli.report", "Write the report: exhibits whose every figure is marked."),
+    "bench": ("dougong.cli.bench", "Measure this machine and the number formats."),
     "doctor": ("dougong.cli.doctor", "Show what this machine has and can run."),
 }
 
@@ -79,6 +81,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     Args: argv: the words after `dougong`; None reads them from the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows "?"
     try:
         # Not cli.main(): it prints and exits by itself on Ctrl-C and on a broken pipe.
         with cli.make_context("dougong", words) as context:
@@ -114,7 +118,9 @@ def failure_line(error: Exception) -> str:
         return " ".join(error.format_message().split())
     if isinstance(error, DougongError | OSError):
         return one_line(error)
-    if isinstance(error, MemoryError):
+    if isinstance(error, UnicodeDecodeError):
+        return f"what was read is not valid {error.encoding} (byte {error.start})."
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's words
         return "out of memory; try a smaller model, a shorter context or --dtype bfloat16."
     return (
         f"internal error ({type(error).__name__}: {one_line(error)[:300]}). "

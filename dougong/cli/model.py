@@ -9,6 +9,7 @@ from dougong.cli.lazy import LazyGroup
 MEMBERS = {
     "inspect": ("dougong.cli.model_inspect", "Layers, parameters, bytes, KV cache and FLOPs."),
     "convert": ("dougong.cli.model_convert", "Write a checkpoint in another layout or format."),
+    "quantize": ("dougong.cli.model_quantize", "Other number formats, with what they cost."),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,8 +53,9 @@ STEPS = {
 def command(model: str, context: int, as_json: bool) -> None:
     """Count MODEL's layers, parameters, bytes, KV cache and FLOPs, beside V3.2's.
 
-    MODEL may be a preset: v4-flash, v4-pro, v3, v3.2, nano, mini, m97. FP8-equivalent counts a
-    BF16 operation as 2, FP8 as 1, FP4 as 0.5; plain counts every multiply-add as 2.
+    MODEL may also be a config.json or a preset: v4-flash, v4-pro, v3, v3.2, nano, mini, m97.
+    FP8-equivalent counts a BF16 operation as 2, FP8 as 1, FP4 as 0.5; plain counts every
+    multiply-add as 2.
 
     \b
     Example:
@@ -100,9 +102,13 @@ def find(model: str) -> tuple[V3Config | V4Config, int | None]:
 
     if model in PRESETS and model not in shipped_names():
         return load_config(model), None
+    if Path(model).is_file():
+        return load_config(Path(model)), None
+    folder = find_checkpoint(model)
+    if not any(folder.glob("*.safetensors")):
+        return load_config(folder), None
     from dougong.checkpoint import open_checkpoint
 
-    folder = find_checkpoint(model)
     files_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return open_checkpoint(folder).config, files_bytes
 
@@ -122,7 +128,7 @@ def describe(report: dict[str, Any]) -> str:
         values = [human(report[side][name]) for side in ("figures", "yardstick")]
         lines.append(
             f"{label.format(context=context):<46}{values[0]:>16}{values[1]:>16}"
-            + ("" if ratio is None else f"{ratio:>9.3f}")
+            + ("" if ratio is None else f"{ratio:>9.3g}")
         )
     if report["files_bytes"] is not None:
         size = human({"value": report["files_bytes"], "unit": "B"})

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SMALL_MODEL_PARAMETERS = 50_000_000
 DTYPES = ("float32", "float64", "bfloat16")
 
 json_option = click.option(
@@ -25,15 +26,21 @@ model_option = click.option(
 )
 threads_option = click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1024),
     default=None,
-    help="CPU threads for tensor arithmetic. [default: torch's own choice]",
+    help="CPU threads for tensor arithmetic. [default: torch's choice; 1 for a small model, whose "
+    "matrices are too small to share]",
 )
 backend_option = click.option(
     "--backend",
     default="reference",
     show_default=True,
     help="Which implementations of the operators to use; `dougong doctor` lists them.",
+)
+fallback_option = click.option(
+    "--no-fallback",
+    is_flag=True,
+    help="Refuse a backend that leaves operators to the reference.",
 )
 rounding_option = click.option(
     "--rounding",
@@ -54,7 +61,14 @@ dtype_option = click.option(
 def model_options(command: F) -> F:
     """Adds --model and how it is loaded; `load` takes what they collect."""
     for option in reversed(
-        (model_option, backend_option, dtype_option, rounding_option, threads_option)
+        (
+            model_option,
+            backend_option,
+            fallback_option,
+            dtype_option,
+            rounding_option,
+            threads_option,
+        )
     ):
         command = option(command)
     return command
@@ -69,7 +83,9 @@ def asking_options(command: F) -> F:
 
 ASKING = (
     click.option("--thinking", is_flag=True, help="Let the model reason before it answers."),
-    click.option("--effort", default=None, help="How hard to reason: high or max."),
+    click.option("--effort", default=None, help="How hard to reason, such as high or max."),
+    click.option("--profile", type=click.Choice(["preview", "0813"]), default="preview",
+                 show_default=True, help="The checkpoint's generation, which knows other efforts."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                  help="The same seed gives the same answer."),
     click.option("--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True,
@@ -89,9 +105,14 @@ def load(words: dict[str, Any]) -> Model:
     """Loads the model that the options of `model_options` name, and takes them out of `words`."""
     from dougong.api import load as load_model
 
-    set_threads(words.pop("threads"))
-    name = words.pop("model")
-    return load_model(name, **{key: words.pop(key) for key in ("backend", "dtype", "rounding")})
+    threads, name = words.pop("threads"), words.pop("model")
+    set_threads(threads)
+    fallback = not words.pop("no_fallback")
+    chosen = {key: words.pop(key) for key in ("backend", "dtype", "rounding")}
+    model = load_model(name, fallback=fallback, **chosen)
+    if threads is None and model.num_parameters < SMALL_MODEL_PARAMETERS:
+        set_threads(1)
+    return model
 
 
 def set_threads(threads: int | None) -> None:
@@ -116,22 +137,26 @@ class Progress:
     A terminal sees the line rewritten twice a second; a file or pipe gets a line every ten seconds.
     """
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, what: str, unit: str = "tokens") -> None:
+        self.what, self.unit = what, unit
         self.start_s = time.monotonic()
         self.shown_s: float | None = None
         self.terminal = sys.stderr.isatty()
 
     def update(self, done: int, total: int) -> None:
-        """Says that `done` of `total` tokens are done, if it is time to say so."""
+        """Says that `done` of `total` units are done, if it is time to say so."""
         now = time.monotonic()
         elapsed_s = now - self.start_s
         wait_s = 0.5 if self.terminal else 10.0
-        if elapsed_s < 2.0 or (self.shown_s is not None and now - self.shown_s < wait_s):
+        if (
+            done == total
+            or elapsed_s < 2.0
+            or (self.shown_s is not None and now - self.shown_s < wait_s)
+        ):
             return
         self.shown_s = now
         left_s = elapsed_s / max(done, 1) * (total - done)
-        line = f"{self.what}: {done} of {total} tokens, {left_s:.0f} s left"
+        line = f"{self.what}: {done:,} of {total:,} {self.unit}, {left_s:.0f} s left"
         click.echo(f"\r{line}\x1b[K" if self.terminal else line, err=True, nl=not self.terminal)
 
     def close(self) -> None:

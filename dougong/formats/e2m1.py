@@ -5,9 +5,10 @@ Source: OCP microscaling formats (MX) specification, FP4.
 
 from __future__ import annotations
 
-from dougong.formats.minifloat import Minifloat
+from dougong.formats.minifloat import E2M1
 
-E2M1 = Minifloat(name="E2M1", exponent_bits=2, mantissa_bits=1, bias=1, has_nan=False)
 MAX = E2M1.max  # 6
 decode = E2M1.decode
 encode = E2M1.encode
+
+__all__ = ["E2M1", "MAX", "decode", "encode"]

@@ -5,9 +5,10 @@ Source: OCP 8-bit floating point specification (OFP8), E4M3.
 
 from __future__ import annotations
 
-from dougong.formats.minifloat import Minifloat
+from dougong.formats.minifloat import E4M3
 
-E4M3 = Minifloat(name="E4M3", exponent_bits=4, mantissa_bits=3, bias=7, has_nan=True)
 MAX = E4M3.max  # 448
 decode = E4M3.decode
 encode = E4M3.encode
+
+__all__ = ["E4M3", "MAX", "decode", "encode"]

@@ -1,4 +1,4 @@
-"""FP4 in blocks: E2M1 elements packed two to a byte, one UE8M0 scale for 32 of a row.
+"""FP4 in blocks: E2M1 elements packed two to a byte, one UE8M0 scale for 32 of a row, as stored.
 
 The format of V4's routed experts. The low nibble is the even element.
 Source: architecture.md 5.1.  Dims: O rows, I columns, H = I/2 bytes, G = I/32 scales.
@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dougong.errors import InputError, ShapeError
-from dougong.formats import e2m1, ue8m0
+from dougong.errors import ShapeError
+from dougong.formats import e2m1
+from dougong.formats.blocks import quantize as quantize_blocks
+from dougong.formats.format import FP4
 
 BLOCK = 32
-_BAND = 32  # rows quantized at once
-
 # Both elements of every byte, side by side, so that unpacking is one look-up.
 _BYTES = np.arange(256, dtype=np.uint8)
 _PAIRS = np.stack(
@@ -48,24 +48,9 @@ def quantize(w_OI: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.f
             f"FP4 blocks need a matrix with a multiple of {BLOCK} columns, "
             f"got shape {list(w_OI.shape)}."
         )
-    rows, columns = w_OI.shape
-    packed_OH = np.empty((rows, columns // 2), np.uint8)
-    scale_OG = np.empty((rows, columns // BLOCK), np.float32)
-    for first in range(0, rows, _BAND):  # temporaries stay in the CPU's cache
-        band = slice(first, first + _BAND)
-        packed_OH[band], scale_OG[band] = _quantize_band(np.asarray(w_OI[band], np.float32))
-    return packed_OH, scale_OG
-
-
-def _quantize_band(w_OI: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    w_OGB = w_OI.reshape(w_OI.shape[0], -1, BLOCK)
-    amax_OG = np.abs(w_OGB).max(axis=-1)
-    if not np.isfinite(amax_OG).all():
-        raise InputError("The matrix to quantize holds NaN or infinity.")
-    wanted = np.where(amax_OG > 0, amax_OG / np.float32(e2m1.MAX), np.float32(1))
-    scale_OG = ue8m0.decode(ue8m0.encode(wanted))
-    codes_OGB = e2m1.encode(w_OGB / scale_OG[..., None])
-    return pack(codes_OGB.reshape(w_OI.shape)), scale_OG
+    quantized = quantize_blocks(w_OI, FP4)
+    assert quantized.scale_PQ is not None
+    return pack(quantized.codes_OI), quantized.scale_PQ
 
 
 def dequantize(packed_OH: NDArray[np.uint8], scale_OG: NDArray[np.float32]) -> NDArray[np.float32]:

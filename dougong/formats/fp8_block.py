@@ -1,4 +1,4 @@
-"""FP8 in blocks: E4M3 elements, one scale for each 128x128 tile of a matrix.
+"""FP8 in blocks: E4M3 elements, one scale for each 128x128 tile of a matrix, as files store it.
 
 The format of V4's attention and shared-expert linears (scales UE8M0) and of V3's (scales float32).
 Source: architecture.md 5.1.  Dims: O rows, I columns, P = ceil(O/128), Q = ceil(I/128).
@@ -9,15 +9,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dougong.errors import InputError, ShapeError
-from dougong.formats import e4m3, ue8m0
+from dougong.formats.blocks import Quantized
+from dougong.formats.blocks import dequantize as dequantize_blocks
+from dougong.formats.blocks import quantize as quantize_blocks
+from dougong.formats.format import FP8
 
 BLOCK = 128
 
 
 def scale_shape(rows: int, columns: int) -> tuple[int, int]:
     """The shape of the scales of a [rows, columns] matrix; edge tiles are smaller."""
-    return -(-rows // BLOCK), -(-columns // BLOCK)
+    return FP8.scale_shape(rows, columns)
 
 
 def quantize(w_OI: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -27,15 +29,9 @@ def quantize(w_OI: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.f
     had, and E4M3 times a power of two stays E4M3 below 448. A tile of zeros has scale 1.
     Raises ShapeError unless w is a matrix, InputError if it holds NaN or infinity.
     """
-    if w_OI.ndim != 2:
-        raise ShapeError(f"FP8 128x128 blocks need a matrix, got shape {list(w_OI.shape)}.")
-    codes_OI = np.empty(w_OI.shape, np.uint8)
-    scale_PQ = np.empty(scale_shape(*w_OI.shape), np.float32)
-    for p, rows in enumerate(_bands(w_OI.shape[0])):
-        w_BI = np.asarray(w_OI[rows], np.float32)
-        scale_PQ[p] = _scales_of_band(w_BI)
-        codes_OI[rows] = e4m3.encode(w_BI / _per_column(scale_PQ[p], w_OI.shape[1]))
-    return codes_OI, scale_PQ
+    quantized = quantize_blocks(w_OI, FP8)
+    assert quantized.scale_PQ is not None
+    return quantized.codes_OI, quantized.scale_PQ
 
 
 def dequantize(codes_OI: NDArray[np.uint8], scale_PQ: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -43,30 +39,4 @@ def dequantize(codes_OI: NDArray[np.uint8], scale_PQ: NDArray[np.float32]) -> ND
 
     Raises ShapeError if the scales do not fit the codes.
     """
-    if codes_OI.ndim != 2 or scale_PQ.shape != scale_shape(*codes_OI.shape):
-        raise ShapeError(
-            f"FP8 codes {list(codes_OI.shape)} do not fit scales {list(scale_PQ.shape)}."
-        )
-    w_OI = e4m3.decode(codes_OI)
-    with np.errstate(over="ignore"):  # 448 * 2**127 is infinite; who reads weights refuses that
-        for p, rows in enumerate(_bands(codes_OI.shape[0])):
-            w_OI[rows] *= _per_column(scale_PQ[p], codes_OI.shape[1])
-    return w_OI
-
-
-def _bands(rows: int) -> list[slice]:
-    return [slice(first, min(first + BLOCK, rows)) for first in range(0, rows, BLOCK)]
-
-
-def _per_column(scale_Q: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
-    return np.repeat(scale_Q, BLOCK)[:columns]
-
-
-def _scales_of_band(w_BI: NDArray[np.float32]) -> NDArray[np.float32]:
-    """One scale for each 128 columns of a band of at most 128 rows."""
-    amax_I = np.abs(w_BI).max(axis=0)
-    amax_Q = np.maximum.reduceat(amax_I, np.arange(0, amax_I.size, BLOCK))
-    if not np.isfinite(amax_Q).all():
-        raise InputError("The matrix to quantize holds NaN or infinity.")
-    wanted = np.where(amax_Q > 0, amax_Q / np.float32(e4m3.MAX), np.float32(1))
-    return ue8m0.decode(ue8m0.encode(wanted))
+    return dequantize_blocks(Quantized(FP8, codes_OI, scale_PQ))

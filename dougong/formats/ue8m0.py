@@ -27,9 +27,23 @@ def encode(x: NDArray[np.floating]) -> NDArray[np.uint8]:
     Up, so that dividing by the scale never leaves the element format's range. Values below 2**-127,
     0 included, give code 0. Raises InputError unless every x is 0 <= x <= 2**127.
     """
+    bits = _checked_bits(x)
+    codes = (bits >> np.uint32(23)) + ((bits & _MANTISSA) != 0)
+    return np.where(bits <= _SMALLEST_BITS, 0, codes).astype(np.uint8)
+
+
+def encode_down(x: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """The codes of the largest powers of two that are at most `x` (read as float32).
+
+    As the MX specification chooses scales; the largest elements may then saturate. Otherwise as
+    `encode`.
+    """
+    return (_checked_bits(x) >> np.uint32(23)).astype(np.uint8)
+
+
+def _checked_bits(x: NDArray[np.floating]) -> NDArray[np.uint32]:
     x = np.asarray(x, np.float32)
     if not ((x >= 0) & (x <= _VALUES[NAN - 1])).all():
         raise InputError("A scale is negative, NaN or above 2**127; UE8M0 cannot hold it.")
-    bits = np.abs(x).view(np.uint32)  # abs: -0.0 has its sign bit set
-    codes = (bits >> np.uint32(23)) + ((bits & _MANTISSA) != 0)
-    return np.where(bits <= _SMALLEST_BITS, 0, codes).astype(np.uint8)
+    bits: NDArray[np.uint32] = np.abs(x).view(np.uint32)  # abs: -0.0 has its sign bit set
+    return bits

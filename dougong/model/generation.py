@@ -16,6 +16,9 @@ from dougong.errors import InputError
 from dougong.model.sampling import SamplingParams, sample
 from dougong.model.state import RequestState
 from dougong.model.transformer import Transformer
+from dougong.model.v3 import V3State, V3Transformer
+
+LanguageModel = Transformer | V3Transformer
 
 PREFILL_TOKENS = 1024  # bounds the memory of a long prompt; the answer does not depend on it
 
@@ -48,9 +51,9 @@ class Limits:
 class Request:
     """One sequence on one model: the tokens that its state holds, and the next token's logits."""
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.model = model
-        self.state: RequestState = model.new_state()
+        self.state: RequestState | V3State = model.new_state()
         self.held_ids: list[int] = []
         self.reused_tokens = 0  # of the last prompt: how many were held already
 
@@ -73,10 +76,11 @@ class Request:
     @torch.inference_mode()
     def feed(self, ids: Sequence[int]) -> Tensor:
         """Takes `ids` into the state; returns the logits [V] of the token that follows the last."""
-        ids_T = torch.tensor(ids, dtype=torch.int64, device=self.model.device)
-        streams_TSD = self.model(ids_T, [len(ids)], [self.state])
+        device = next(self.model.parameters()).device
+        ids_T = torch.tensor(ids, dtype=torch.int64, device=device)
+        hidden = self.model(ids_T, [len(ids)], [self.state])  # [T, S, D], or V3's [T, D]
         self.held_ids.extend(ids)
-        logits_V: Tensor = self.model.logits(streams_TSD[-1:])[0]
+        logits_V: Tensor = self.model.logits(hidden[-1:])[0]
         return logits_V
 
     def prefill(self, ids: Sequence[int], report: Report | None = None) -> Tensor:
@@ -115,7 +119,7 @@ class Request:
 
 @torch.inference_mode()
 def all_logits(
-    model: Transformer,
+    model: LanguageModel,
     ids_S: Tensor,
     chunks: Sequence[int] | None = None,
     *,
@@ -128,7 +132,7 @@ def all_logits(
             takes the sequence at once.  report: told after each piece how far it is.
     Raises: InputError if `mtp` is asked of a model without MTP blocks.
     """
-    if mtp and not len(model.mtp):
+    if mtp and not (isinstance(model, Transformer) and len(model.mtp)):
         raise InputError("this checkpoint has no MTP blocks; leave --mtp out.")
     state = model.new_state()
     num_tokens = len(ids_S)
@@ -138,7 +142,8 @@ def all_logits(
         main_parts.append(model.logits(streams_TSD))
         # Position i pairs with the id at i + 1, which the last position does not have.
         next_ids = ids_S[low + 1 : high + 1]
-        if mtp and len(next_ids):
+        if isinstance(model, Transformer) and mtp and len(next_ids):
+            assert isinstance(state, RequestState)
             count = len(next_ids)
             drafted_TSD = model.mtp_streams(streams_TSD[:count], next_ids, [count], [state])
             mtp_parts.append(model.mtp_logits(drafted_TSD))

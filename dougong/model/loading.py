@@ -92,7 +92,7 @@ def load_model(
     """
     checkpoint = open_checkpoint(folder)
     if not isinstance(checkpoint.config, V4Config):
-        raise ConfigError(f"{folder}: holds a V3 model; load it with dougong.model.mla")
+        raise ConfigError(f"{folder}: holds a V3 model; load it with dougong.model.v3_loading")
     with torch.device("meta"):
         model = Transformer(
             checkpoint.config, backend=backend, rounding=rounding, dtype=dtype, fallback=fallback

@@ -70,7 +70,8 @@ def sample(logits_V: Tensor, params: SamplingParams, position: int) -> int:
     if params.temperature == 0:
         return int(torch.argmax(logits_V))
     # float64: a filter's cut must not move with the order in which float32 sums are taken.
-    scaled_V = logits_V.double() / params.temperature
+    # Below the maximum, not as they are: a tiny temperature must not overflow.
+    scaled_V = (logits_V.double() - logits_V.max().double()) / params.temperature
     if params.keeps_all:
         kept_K = torch.arange(len(scaled_V), device=scaled_V.device)
     else:

@@ -1,24 +1,56 @@
-"""From a V3 or V3.2 state dict or checkpoint folder to a `V3Transformer`.
+"""From a V3 or V3.2 checkpoint folder or state dict to a `V3Transformer`.
 
-Read are the published names (`mlp.experts.3.gate_proj.weight`) and transformers' in-memory names
-(`mlp.experts.gate_up_proj`, gate and up on top of each other). The multi-token prediction layer,
-numbered behind the last main layer, is left out.
+A state dict may have the published names (`mlp.experts.3.gate_proj.weight`) or transformers'
+in-memory names (`mlp.experts.gate_up_proj`, gate and up on top of each other). The multi-token
+prediction layers, numbered behind the last main layer, are left out.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dougong.errors import CheckpointError
+from dougong.checkpoint import open_checkpoint
+from dougong.config import V3Config
+from dougong.errors import CheckpointError, ConfigError
+from dougong.model.mla import Form
 from dougong.model.v3 import V3Transformer
 
+_STACK = re.compile(r"(?P<prefix>.*\.experts)\.(?P<matrix>\w+_proj)")
 _ONE_EXPERT = re.compile(r"(?P<prefix>.*\.experts)\.(?P<index>\d+)\.(?P<matrix>\w+_proj)\.weight")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _FUSED = ".experts.gate_up_proj"
+
+
+def load_v3_model(
+    folder: str | Path,
+    *,
+    form: Form = "absorbed",
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> V3Transformer:
+    """The V3 or V3.2 model of a checkpoint folder (published or transformers'), ready to run.
+
+    Raises CheckpointError or ConfigError with one sentence for anything wrong in the folder.
+    """
+    checkpoint = open_checkpoint(folder)
+    if not isinstance(checkpoint.config, V3Config):
+        raise ConfigError(f"{folder}: holds a V4 model; load it with dougong.model.loading")
+    with torch.device("meta"):
+        model = V3Transformer(checkpoint.config, form, dtype=dtype)
+    model.to_empty(device=device)
+    model.reset_tables()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            stack = _STACK.fullmatch(name)
+            for i, target in enumerate(tensor.unbind() if stack else [tensor]):
+                one = f"{stack['prefix']}.{i}.{stack['matrix']}.weight" if stack else name
+                target.copy_(torch.from_numpy(checkpoint.read(one)))
+    return model.eval()
 
 
 def v3_parameters(tensors: Mapping[str, Tensor], num_hidden_layers: int) -> dict[str, Tensor]:

@@ -76,8 +76,8 @@ class Chip:
         if value is None:
             unit, _, what = SETTABLE[key]
             raise InputError(
-                f"{self.name}: its {what} is not published; give it with --set chip.{key}=NUMBER"
-                f"{'' if unit == 'chips' else unit}"
+                f"{self.name}: its {what} is not published; "
+                f"give it with --set chip.{key}=<number>{'' if unit == 'chips' else unit}"
             )
         return value
 

@@ -55,7 +55,7 @@ def attention_macs(config: ModelConfig, context_len: int) -> int:
     return config.num_attention_heads * width * sum(attended_keys(config, context_len))
 
 
-def _linear_weight(config: ModelConfig, weight: Weight) -> int:
+def linear_rate(config: ModelConfig, weight: Weight) -> int:
     """How many FP8-equivalents one operation on this weight counts.
 
     V3.2's router is counted at 1: architecture.md 9.2 does so; as BF16 it would add 0.2 GF (0.02 %
@@ -81,7 +81,7 @@ def decode_flops_fp8_equivalent(config: ModelConfig, context_len: int) -> TokenF
     Source: architecture.md 9.2; the formats are the release's whatever the config is stored in.
     """
     linear = sum(
-        2 * weight.active_parameters * _linear_weight(config, weight)
+        2 * weight.active_parameters * linear_rate(config, weight)
         for weight in main_weights(config)
         if weight.is_matmul
     )

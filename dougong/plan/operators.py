@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from dougong.config import V3Config, V4Config
@@ -20,6 +21,7 @@ from dougong.plan.weights import CSA_RATIO, ModelConfig, Weight, grouped_weights
 
 Routing = Literal["balanced", "uniform"]
 GEMM_ROWS = 16  # fewest rows a matrix unit multiplies (Ascend cube 16, tensor cores 16); pads up
+QUERY_TILE = 64  # queries of a prompt that share one gather of picked entries, as FlashMLA tiles
 
 # Kernel launches of one layer, counted from design.md 3.1's operators: mHC 4, norms 2, projections
 # and rotation 4, attention 1, output 2, router 1, experts 2, shared 2, dispatch and combine 2;
@@ -181,32 +183,36 @@ def _context_mean(step: Step) -> int:
 
 
 def _attention(config: ModelConfig, step: Step, layout: Layout, precision: Precision) -> Operator:
-    """Scores and values against the cache. Sparse picks are gathered per position in decode;
-    dense parts are read once per request and reused by all its positions."""
+    """Scores and values against the cache.
+
+    Sparse picks are gathered for each tile of queries, dense parts read once per request.
+    """
     context = _context_mean(step)
     requests = -(-step.requests // layout.dp)
     tokens = requests * step.positions / layout.cp
-    keys = attended_keys(config, context)
-    width = 2 * config.head_dim if isinstance(config, V4Config) else _mla_width(config)
-    flops = 2 * tokens * config.num_attention_heads / layout.tp * width * sum(keys)
-    entry = kv_entry_bytes(config, precision.kv_format)
-    sparse = sum(
-        min(config.index_topk or 0, n)
-        for n, kind in zip(keys, layer_kinds(config), strict=True)
-        if kind in ("csa", "dsa")
-    )
-    gathers = min(step.positions, 128)  # neighbours share their picks within a tile of queries
-    read = entry * requests * (sum(keys) - sparse + sparse * gathers)
+    keys, heads = attended_keys(config, context), config.num_attention_heads / layout.tp
+    width = _value_width(config, step)
+    layers = sum(kind in ("csa", "dsa") for kind in layer_kinds(config))
+    entries = context // CSA_RATIO if isinstance(config, V4Config) else context
+    picks = min(config.index_topk or 0, entries)
+    tile = min(step.positions, QUERY_TILE)
+    gathered = math.ceil(step.positions / layout.cp / tile) * min(tile * picks, entries)
+    read = sum(keys) - layers * picks + layers * gathered
     return Operator(
         name="attention",
         compute=precision.attention_compute,
-        flops=flops,
-        cache_bytes=read,
-        activation_bytes=2 * 2 * tokens * config.num_attention_heads / layout.tp * width / 2,
+        flops=2 * tokens * heads * width * sum(keys),
+        cache_bytes=requests * read * kv_entry_bytes(config, precision.kv_format),
+        activation_bytes=2 * tokens * heads * width * len(keys),  # queries in, values out, BF16
     )
 
 
-def _mla_width(config: V3Config) -> int:
+def _value_width(config: ModelConfig, step: Step) -> int:
+    """Score plus value channels per head: V3 decodes absorbed (576 + 512), prefills (192 + 128)."""
+    if isinstance(config, V4Config):
+        return 2 * config.head_dim
+    if step.chunk:
+        return config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
     return 2 * config.kv_lora_rank + config.qk_rope_head_dim
 
 
@@ -257,6 +263,7 @@ def step_calls(config: ModelConfig, layout: Layout) -> float:
     return calls + (2 * config.num_hidden_layers if layout.tp > 1 else 0)
 
 
+@lru_cache(maxsize=4096)
 def main_work(config: ModelConfig, step: Step, layout: Layout, precision: Precision) -> Work:
     """One pass of the main model over `step`."""
     layers = config.num_hidden_layers
@@ -279,6 +286,7 @@ def main_work(config: ModelConfig, step: Step, layout: Layout, precision: Precis
     )
 
 
+@lru_cache(maxsize=4096)
 def draft_work(
     config: ModelConfig, step: Step, layout: Layout, precision: Precision
 ) -> Work | None:

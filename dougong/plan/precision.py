@@ -128,7 +128,7 @@ PRECISIONS = {
             index_compute="bf16",
             kv_format="bf16",
             index_format="bf16",
-            about="everything converted to BF16: 3.6 times the memory of the release",
+            about="every weight in BF16: 3.6 times the memory of a quantized release",
         ),
     )
 }

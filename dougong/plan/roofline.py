@@ -24,7 +24,8 @@ from dougong.plan.weights import ModelConfig
 LINK_EFFICIENCY = 0.7
 SELECTING_AT_ONCE = 32  # queries whose top-k scans run side by side, one per core group: our guess
 WAVES = 8
-# 128x128 scales on MX hardware: CANN measured its MXFP8 linears 19 % faster (hardware.md 3).
+# 128x128 scales on Ascend 950's MX units: CANN's tables are 19 % behind MXFP8 linears at the same
+# software date (hardware.md 3). Where in the step is not said, so all of it is slowed alike.
 BLOCK_SCALE_PENALTY = 1.19
 
 
@@ -66,6 +67,17 @@ class OperatorTime:
     def bound(self) -> str:
         """ "compute" or "memory"."""
         return "compute" if self.compute_s > self.memory_s else "memory"
+
+    def at(self, factors: Factors) -> OperatorTime:
+        """This operator, timed at peak rates, under a chip class's factors."""
+        return OperatorTime(
+            name=self.name,
+            format=self.format,
+            flops=self.flops,
+            memory_bytes=self.memory_bytes,
+            compute_s=self.compute_s / factors.compute_efficiency,
+            memory_s=self.memory_s / factors.memory_efficiency,
+        )
 
     @property
     def intensity(self) -> float:
@@ -123,14 +135,7 @@ class IdealPass:
 
     def at(self, factors: Factors) -> StepTime:
         """The pass under a chip class's factors."""
-        timed = tuple(
-            replace(
-                one,
-                compute_s=one.compute_s / factors.compute_efficiency,
-                memory_s=one.memory_s / factors.memory_efficiency,
-            )
-            for one in self.operators
-        )
+        timed = tuple(one.at(factors) for one in self.operators)
         experts = sum(o.seconds for o in timed if o.name in ("routed experts", "shared experts"))
         exposed = exposed_seconds(experts, self.expert_link_s, self.overlap, WAVES)
         return StepTime(
@@ -184,12 +189,17 @@ def _repeated(one: OperatorTime, passes: int) -> OperatorTime:
 
 
 def link_seconds(chip: Chip, chips: int, size: float) -> float:
-    """Seconds to move `size` bytes one way among `chips`: over scale-up within the domain, over
-    scale-out for the share of peers outside it, both at once."""
+    """Seconds to move `size` bytes one way among `chips`; infinite where nothing joins them.
+
+    Over scale-up within the domain and over scale-out for the share of peers outside it, both at
+    once. Cards without a network of their own (PCIe workstations) use their one link for all.
+    """
     if size <= 0 or chips < 2:
         return 0.0
     domain = chip.get("domain") or 1.0
     inside = 1.0 if chips <= domain else max(0.0, domain - 1) / (chips - 1)
+    if not chip.get("scaleout"):
+        inside = 1.0
     slow = 0.0
     for share, key in ((inside, "link"), (1 - inside, "scaleout")):
         if share > 0:
@@ -198,33 +208,33 @@ def link_seconds(chip: Chip, chips: int, size: float) -> float:
     return slow
 
 
-def operator_time(operator: Operator, chip: Chip, precision: Precision) -> OperatorTime:
+def operator_time(operator: Operator, chip: Chip, slowdown: float = 1.0) -> OperatorTime:
     """The roofline of one operator at the chip's peaks."""
     rate, used = compute_rate(chip, operator.compute)
-    if precision.block_scaled and used == "fp8" and "mxfp8" in chip.native_formats:
-        rate /= BLOCK_SCALE_PENALTY
     return OperatorTime(
         name=operator.name,
         format=used,
         flops=operator.flops,
         memory_bytes=operator.memory_bytes,
-        compute_s=operator.flops / rate,
-        memory_s=operator.memory_bytes / chip.need("mem_bw"),
+        compute_s=slowdown * operator.flops / rate,
+        memory_s=slowdown * operator.memory_bytes / chip.need("mem_bw"),
     )
 
 
 def _ideal_pass(
     work: Work, chip: Chip, layout: Layout, precision: Precision, overlap: OverlapPolicy
 ) -> IdealPass:
+    emulated = precision.block_scaled and chip.vendor == "Huawei"
+    slowdown = BLOCK_SCALE_PENALTY if emulated else 1.0
     timed = tuple(
-        operator_time(operator, chip, precision)
+        operator_time(operator, chip, slowdown)
         for operator in work.operators
         if operator.flops or operator.memory_bytes
     )
     rounds = max(1.0, work.selecting / SELECTING_AT_ONCE)
     return IdealPass(
         operators=timed,
-        calls=sum(operator.calls for operator in work.operators),
+        calls=slowdown * sum(operator.calls for operator in work.operators),
         scans=work.selections / work.selecting * rounds,
         expert_link_s=link_seconds(chip, layout.chips, work.expert_link_bytes),
         group_link_s=link_seconds(chip, layout.tp, work.group_link_bytes),

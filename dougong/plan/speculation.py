@@ -21,7 +21,8 @@ def accepted_drafts(drafts: int, first: float = FIRST_ACCEPTED) -> float:
         raise InputError(f"drafts is {drafts}; 0 to {MAX_DRAFTS} are modelled")
     if not 0 <= first <= 1:
         raise InputError(f"the first draft's acceptance is {first}; a share from 0 to 1 is wanted")
-    return first * sum(ACCEPTANCE_RATIO**k for k in range(drafts))
+    accepted: float = sum(ACCEPTANCE_RATIO**k for k in range(drafts))
+    return first * accepted
 
 
 def tokens_per_step(drafts: int, first: float = FIRST_ACCEPTED) -> float:

@@ -27,6 +27,7 @@ COLUMNS: dict[str, str] = {
         "model vendor country effective_from input_usd_per_m cache_hit_usd_per_m "
         "output_usd_per_m native_currency context open_weights source confidence notes"
     ),
+    "capabilities": "model mode benchmark unit score source confidence notes",
     "checkpointing_vs_overlap": (
         "dimension checkpointing compute_while_transmitting source confidence"
     ),

@@ -82,9 +82,10 @@ def layer_kind(config: ModelConfig, layer: int) -> str:
     return "swa" if ratio == 0 else "csa" if ratio == CSA_RATIO else "hca"
 
 
-def layer_kinds(config: ModelConfig) -> list[str]:
+@lru_cache(maxsize=64)
+def layer_kinds(config: ModelConfig) -> tuple[str, ...]:
     """The kind of each main layer, in order; MTP blocks are left out."""
-    return [layer_kind(config, layer) for layer in range(config.num_hidden_layers)]
+    return tuple(layer_kind(config, layer) for layer in range(config.num_hidden_layers))
 
 
 def _matrix_format(config: ModelConfig) -> str:

@@ -49,7 +49,8 @@ def save_checkpoint(
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise TrainingError(
-            f"{final}: the checkpoint could not be written ({error.strerror}); older ones are intact"
+            f"{final}: the checkpoint could not be written ({error.strerror}); "
+            "older ones are intact"
         ) from error
     return final
 

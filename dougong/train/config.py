@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from dataclasses import dataclass, field
 from importlib import resources
@@ -14,14 +15,27 @@ from dougong.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What is trained on. `shares`: family -> share of tokens; `folder`: where packages are kept."""
+    """What is trained on. `shares`: family -> share of tokens; `folder`: keeps the packages."""
 
     shares: dict[str, float]
     folder: str = "~/.cache/dougong/data"
     tokenizer: str = ""  # a folder with tokenizer.json; empty: train one on this mix
     max_length: int = 256
     batch_tokens: int = 4096
+    micro_tokens: int = 2048  # computed at once; smaller ones stay in the processor's cache
     seed: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateConfig:
+    """The last part of training: longer samples in another mix, and the indexers' own loss.
+
+    `start`: the share of the steps after which it begins; 1: never.
+    """
+
+    start: float = 1.0
+    max_length: int = 512
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +74,38 @@ class RunConfig:
     data: DataConfig
     schedule: ScheduleConfig
     output: OutputConfig
+    late: LateConfig = LateConfig()
     seed: int = 1
-    sections: tuple[str, ...] = field(default=("data", "schedule", "output"), init=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field with its value, defaults included."""
-        values = dataclasses.asdict(self)
-        del values["sections"]
-        return values
+        return dataclasses.asdict(self)
+
+    def to_toml(self) -> str:
+        """The resolved configuration as a TOML file that `load_run_config` reads."""
+        values = self.to_dict()
+        data = values["data"]
+        sections = {"": {}, "data": data, "data.shares": data.pop("shares")}
+        late = values["late"]
+        sections |= {name: values.pop(name) for name in ("schedule", "output", "late")}
+        sections["late.shares"] = late.pop("shares")
+        del values["data"]
+        sections[""] = values
+        return "\n\n".join(
+            "\n".join(
+                ([f"[{name}]"] if name else [])
+                + [f"{key} = {json.dumps(value)}" for key, value in section.items()]
+            )
+            for name, section in sections.items()
+        )
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "data": DataConfig,
+    "schedule": ScheduleConfig,
+    "output": OutputConfig,
+    "late": LateConfig,
+}
 
 
 def load_run_config(path_or_preset: str | Path) -> RunConfig:
@@ -92,10 +130,8 @@ def run_config_from_dict(values: dict[str, Any], where: str = "training config")
     """A checked `RunConfig` from nested dictionaries with the fields' names."""
     values = dict(values)
     sections: dict[str, Any] = {}
-    for name, kind in (
-        ("data", DataConfig), ("schedule", ScheduleConfig), ("output", OutputConfig)
-    ):  # fmt: skip
-        section = values.pop(name, None)
+    for name, kind in SECTIONS.items():
+        section = values.pop(name, {} if name == "late" else None)
         if not isinstance(section, dict):
             raise ConfigError(f"{where}: section [{name}] is missing")
         sections[name] = _section(kind, section, f"{where}: {name}")
@@ -104,10 +140,21 @@ def run_config_from_dict(values: dict[str, Any], where: str = "training config")
     return config
 
 
+def with_overrides(config: RunConfig, *, folder: str | None, steps: int | None) -> RunConfig:
+    """The configuration with the command line's folder and number of steps, where given."""
+    values = config.to_dict()
+    if folder is not None:
+        values["output"]["folder"] = folder
+    if steps is not None:
+        values["schedule"]["steps"] = steps
+        values["schedule"]["warmup"] = min(config.schedule.warmup, steps)
+    return run_config_from_dict(values, "command line")
+
+
 def _section(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     """An instance of `kind`: every key known, every value of the field's type."""
     hints = get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}
+    fields = {f.name: f for f in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - set(fields)):
         raise ConfigError(f"{where}.{unknown[0]} is unknown; fields are {', '.join(fields)}")
     for name, f in fields.items():
@@ -129,12 +176,15 @@ def _section(kind: type[Any], values: dict[str, Any], where: str) -> Any:
 def _check(config: RunConfig, where: str) -> None:
     """Ranges that a type cannot express."""
     data, schedule, output = config.data, config.schedule, config.output
-    shares = data.shares.values()
-    number = all(isinstance(s, int | float) and not isinstance(s, bool) and s > 0 for s in shares)
+    late = config.late
     rules = (
-        ("data.shares", bool(shares) and number, "positive numbers, at least one family"),
+        ("data.shares", _are_shares(data.shares), "positive numbers, at least one family"),
+        ("late.start", 0 <= late.start <= 1, "from 0 to 1"),
+        ("late.shares", late.start == 1 or _are_shares(late.shares), "positive numbers"),
         ("data.max_length", data.max_length >= 16, "at least 16 tokens"),
         ("data.batch_tokens", data.batch_tokens >= data.max_length, "at least data.max_length"),
+        ("data.micro_tokens", data.micro_tokens >= 1, "at least 1"),
+        ("late.max_length", 16 <= late.max_length <= data.batch_tokens, "16 to batch_tokens"),
         ("schedule.steps", schedule.steps >= 1, "at least 1"),
         ("schedule.warmup", 0 <= schedule.warmup <= schedule.steps, "from 0 to schedule.steps"),
         ("schedule.decay", 0 <= schedule.decay <= 1, "from 0 to 1"),
@@ -156,3 +206,10 @@ def _check(config: RunConfig, where: str) -> None:
             section, key = name.split(".")
             value = getattr(getattr(config, section), key)
             raise ConfigError(f"{where}: {name} = {value} should be {wanted}")
+
+
+def _are_shares(shares: dict[str, float]) -> bool:
+    """Whether these are positive numbers, at least one."""
+    values = shares.values()
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    return bool(shares) and numbers and all(v > 0 for v in values)

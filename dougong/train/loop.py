@@ -28,11 +28,13 @@ from dougong.train.checkpoint import (
 )
 from dougong.train.config import RunConfig
 from dougong.train.data.corpus import load_corpus
-from dougong.train.data.mixture import Mixture, needed_sources
+from dougong.train.data.mixture import Mixture, PackedBatch, needed_sources
 from dougong.train.data.tokenizer import run_tokenizer
-from dougong.train.losses import balance_biases, training_loss
+from dougong.train.heap import keep_freed_memory
+from dougong.train.losses import Sums, balance_biases, training_loss
 from dougong.train.optimizer import Optimizer, clip_gradients
 from dougong.train.progress import Progress, draw_curve
+from dougong.train.quantize_aware import stored_weights
 
 
 @dataclass
@@ -43,7 +45,9 @@ class Run:
     folder: Path
     model: Transformer
     optimizer: Optimizer
+    tokenizer_folder: Path
     mixture: Mixture
+    late_mixture: Mixture | None
     progress: Progress
     step: int = 0
     tokens: int = 0
@@ -65,16 +69,26 @@ def open_run(config: RunConfig, *, quiet: bool = False) -> Run:
     folder = Path(config.output.folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     data = config.data
-    corpus = load_corpus(Path(data.folder).expanduser(), needed_sources(data.shares))
-    tokenizer = run_tokenizer(folder, data.tokenizer, model_config.vocab_size, corpus, data.seed)
-    mixture = Mixture(
-        data.shares, tokenizer, corpus, seed=data.seed, max_length=data.max_length
+    shares = data.shares | config.late.shares
+    corpus = load_corpus(Path(data.folder).expanduser(), needed_sources(shares))
+    tokenizer, tokenizer_folder = run_tokenizer(
+        folder, data.tokenizer, model_config.vocab_size, corpus, data.seed
     )
+    early, late = (
+        Mixture(shares, tokenizer, corpus, seed=data.seed, max_length=max_length)
+        if shares
+        else None
+        for shares, max_length in (
+            (data.shares, data.max_length),
+            (config.late.shares, config.late.max_length),
+        )
+    )
+    assert early is not None
     torch.manual_seed(config.seed)
     model = initialize(Transformer(model_config), config.seed)
     optimizer = Optimizer(dict(model.named_parameters()), model_config.o_groups)
     progress = Progress(folder, config.schedule.steps, quiet=quiet)
-    run = Run(config, folder, model, optimizer, mixture, progress)
+    run = Run(config, folder, model, optimizer, tokenizer_folder, early, late, progress)
     if (newest := latest_checkpoint(folder)) is not None:
         run.step = restore_checkpoint(newest, model, optimizer)
         run.tokens = run.step * data.batch_tokens
@@ -85,6 +99,7 @@ def open_run(config: RunConfig, *, quiet: bool = False) -> Run:
 def train(config: RunConfig, *, quiet: bool = False) -> Run:
     """Trains until the schedule's last step and returns the finished run."""
     run = open_run(config, quiet=quiet)
+    keep_freed_memory()
     while not run.done:
         line, seconds = train_step(run)
         output = config.output
@@ -92,6 +107,7 @@ def train(config: RunConfig, *, quiet: bool = False) -> Run:
         run.progress.record(line, config.data.batch_tokens, seconds, show=show)
         if run.step % output.save_every == 0 or run.done:
             save(run)
+            draw_curve(run.folder)
     return run
 
 
@@ -102,19 +118,10 @@ def train_step(run: Run) -> tuple[dict[str, Any], float]:
     """
     began = time.perf_counter()
     plan, step = run.config.schedule, run.step
-    batch = run.mixture.batch(step, run.config.data.batch_tokens)
-    losses = training_loss(
-        run.model,
-        batch,
-        mtp_weight=schedule.mtp_weight(plan, step),
-        balance_weight=plan.balance_weight,
-    )
-    if not math.isfinite(losses.total.item()):
-        raise TrainingError(
-            f"step {step}: the loss is {losses.total.item()}; the last checkpoint is intact: lower "
-            "schedule.lr_muon and schedule.lr_adamw and start again"
-        )
-    losses.total.backward()
+    late = run.late_mixture if schedule.is_late(run.config, step) else None
+    batch = (late or run.mixture).batch(step, run.config.data.batch_tokens)
+    with stored_weights(run.model, active=schedule.is_quantized(plan, step)):
+        losses = _accumulate(run, batch, align_index=late is not None)
     norm = clip_gradients(run.optimizer.parameters, plan.clip)
     factor = schedule.lr_factor(plan, step)
     run.optimizer.step(plan.lr_muon * factor, plan.lr_adamw * factor)
@@ -125,9 +132,7 @@ def train_step(run: Run) -> tuple[dict[str, Any], float]:
     line = {
         "step": step,
         "tokens": run.tokens,
-        "loss": losses.next_token,
-        "mtp": losses.mtp,
-        "balance": losses.balance,
+        **losses.figures,
         "norm": norm,
         "lr": factor,
         "seconds": round(seconds, 3),
@@ -135,9 +140,31 @@ def train_step(run: Run) -> tuple[dict[str, Any], float]:
     return line, seconds
 
 
+def _accumulate(run: Run, batch: PackedBatch, *, align_index: bool) -> Sums:
+    """Adds up the gradients of a batch, part by part; each counts by its share of the tokens."""
+    plan, sums = run.config.schedule, Sums()
+    total_weight = batch.weight_T.sum()
+    for part in batch.split(run.config.data.micro_tokens):
+        losses = training_loss(
+            run.model,
+            part,
+            mtp_weight=schedule.mtp_weight(plan, run.step),
+            balance_weight=plan.balance_weight,
+            align_index=align_index,
+        )
+        share = part.weight_T.sum() / total_weight
+        if not math.isfinite(losses.total.item()):
+            raise TrainingError(
+                f"step {run.step}: the loss is {losses.total.item()}; the last checkpoint is "
+                "intact: lower schedule.lr_muon and schedule.lr_adamw and start again"
+            )
+        (losses.total * share).backward()
+        sums.add(losses, share.item())
+    return sums
+
+
 def save(run: Run) -> Path:
-    """Writes a checkpoint and the curve, and drops old checkpoints."""
+    """Writes a checkpoint and drops old ones."""
     path = save_checkpoint(run.folder, run.step, run.model, run.optimizer, run.config.to_dict())
     drop_old_checkpoints(run.folder, run.config.output.keep)
-    draw_curve(run.folder)
     return path

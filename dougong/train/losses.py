@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from dougong.kernels.router import router_scores
 from dougong.model.moe import Router
 from dougong.model.transformer import Transformer
 from dougong.train.data.mixture import PackedBatch
+from dougong.train.index_alignment import alignment_loss, observed_attention
 
 
 @dataclass
@@ -28,7 +29,28 @@ class Losses:
     next_token: float
     mtp: float
     balance: float
+    index: float
     loads: dict[str, Tensor]
+
+
+@dataclass
+class Sums:
+    """Figures and expert loads of a batch that is computed in parts."""
+
+    figures: dict[str, float] = field(default_factory=dict)
+    loads: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, part: Losses, share: float) -> None:
+        """Adds a part that has this share of the batch's trained tokens."""
+        for key, value in (
+            ("loss", part.next_token),
+            ("mtp", part.mtp),
+            ("balance", part.balance),
+            ("index", part.index),
+        ):
+            self.figures[key] = self.figures.get(key, 0.0) + share * value
+        for name, load_E in part.loads.items():
+            self.loads[name] = self.loads.get(name, torch.zeros_like(load_E)) + load_E
 
 
 @dataclass
@@ -83,14 +105,22 @@ def sequence_balance(routing: Routing, lengths: list[int]) -> Tensor:
 
 
 def training_loss(
-    model: Transformer, batch: PackedBatch, *, mtp_weight: float, balance_weight: float
+    model: Transformer,
+    batch: PackedBatch,
+    *,
+    mtp_weight: float,
+    balance_weight: float,
+    align_index: bool = False,
 ) -> Losses:
-    """All losses of one packed batch.
+    """All losses of one packed batch; `align_index` adds the indexers' own loss.
 
     Logits are computed only where a token counts; the MTP block runs only if its weight is
     positive.
     """
-    with observed_routing(model) as routings:
+    with (
+        observed_routing(model) as routings,
+        observed_attention(model, active=align_index) as attentions,
+    ):
         streams_TSD = model(batch.ids_T, batch.lengths)
         rows = batch.weight_T.nonzero()[:, 0]
         logits = model.logits(streams_TSD[rows])
@@ -101,12 +131,13 @@ def training_loss(
     balance = torch.stack(
         [sequence_balance(routing, batch.lengths) for routing in routings.values()]
     ).mean() if routings else torch.zeros(())  # fmt: skip
-    total = next_token + mtp_weight * mtp + balance_weight * balance
+    index = alignment_loss(attentions)
+    total = next_token + mtp_weight * mtp + balance_weight * balance + index
     loads = {
         name: torch.bincount(routing.experts_TK.flatten(), minlength=routing.scores_TE.shape[1])
         for name, routing in routings.items()
     }
-    return Losses(total, next_token.item(), mtp.item(), balance.item(), loads)
+    return Losses(total, next_token.item(), mtp.item(), balance.item(), index.item(), loads)
 
 
 def _mtp_loss(model: Transformer, streams_TSD: Tensor, batch: PackedBatch) -> Tensor:
@@ -121,6 +152,7 @@ def balance_biases(model: nn.Module, loads: dict[str, Tensor], rate: float) -> N
     """Moves each router's bias by `rate` towards even loads: up where too few tokens went."""
     for name, load_E in loads.items():
         router = model.get_submodule(name)
-        assert isinstance(router, Router) and router.bias is not None
+        assert isinstance(router, Router)
+        assert router.bias is not None
         load_E = load_E.to(router.bias.dtype)
         router.bias.add_(torch.sign(load_E.mean() - load_E), alpha=rate)

@@ -29,7 +29,8 @@ def orthogonalize(matrix_BNM: Tensor, dtype: torch.dtype = torch.bfloat16) -> Te
         gram = torch.bmm(x, x.transpose(1, 2))
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, poly, x, beta=a, alpha=1.0)
-    return (x.transpose(1, 2) if tall else x).float()
+    result: Tensor = (x.transpose(1, 2) if tall else x).float()
+    return result
 
 
 def muon_update(grad_BNM: Tensor, momentum_BNM: Tensor) -> Tensor:
@@ -39,4 +40,5 @@ def muon_update(grad_BNM: Tensor, momentum_BNM: Tensor) -> Tensor:
     """
     momentum_BNM.mul_(MOMENTUM).add_(grad_BNM)
     direction = orthogonalize(momentum_BNM * MOMENTUM + grad_BNM)
-    return direction * (max(direction.shape[1:]) ** 0.5 * UPDATE_RMS)
+    scale: float = max(direction.shape[1:]) ** 0.5 * UPDATE_RMS
+    return direction * scale

@@ -32,7 +32,8 @@ def uses_muon(name: str, parameter: Tensor) -> bool:
 def independent_matrices(name: str, tensor: Tensor, o_groups: int) -> Tensor:
     """The parameter as a batch [B, N, M] of logically independent matrices (a view)."""
     if name.endswith("wo_a.weight"):
-        return tensor.unflatten(0, (o_groups, -1))
+        groups: Tensor = tensor.unflatten(0, (o_groups, -1))
+        return groups
     return tensor if tensor.dim() == 3 else tensor[None]
 
 
@@ -84,7 +85,9 @@ class Optimizer:
         return groups
 
     def _muon(self, group: list[tuple[str, nn.Parameter]], lr: float) -> None:
-        views, grads, momenta = [], [], []
+        views: list[Tensor] = []
+        grads: list[Tensor] = []
+        momenta: list[Tensor] = []
         for name, parameter in group:
             assert parameter.grad is not None
             momentum = self._buffer(name, "momentum", parameter)

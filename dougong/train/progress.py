@@ -45,7 +45,8 @@ class Progress:
             f"step {line['step'] + 1}/{self.total}  loss {line['loss']:.4f}  "
             f"mtp {line['mtp']:.4f}  {speed:,.0f} tok/s  {clock(left)} left"
         )
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

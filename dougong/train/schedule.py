@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dougong.train.config import ScheduleConfig
+from dougong.train.config import RunConfig, ScheduleConfig
 
 
 def decay_start(schedule: ScheduleConfig) -> int:
@@ -29,3 +29,8 @@ def mtp_weight(schedule: ScheduleConfig, step: int) -> float:
 def is_quantized(schedule: ScheduleConfig, step: int) -> bool:
     """Whether this step's weights are rounded to their stored formats."""
     return step >= schedule.steps * schedule.quantize_from
+
+
+def is_late(config: RunConfig, step: int) -> bool:
+    """Whether this step belongs to the late part: longer samples, indexers trained."""
+    return step >= config.schedule.steps * config.late.start

@@ -19,8 +19,8 @@ def model(name: str, dtype: torch.dtype = torch.float32, rounding: str = "none")
 
 
 @pytest.fixture(autouse=True)
-def inference():
-    with torch.inference_mode():
+def no_gradients():
+    with torch.no_grad():  # not inference mode: other tests use the same cached vectors
         yield
 
 

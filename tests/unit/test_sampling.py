@@ -61,6 +61,12 @@ def test_greedy_and_filters_give_ties_to_the_lowest_id() -> None:
     assert set(draws(logits, 50, top_k=2).tolist()) == {1, 2}
 
 
+def test_the_smallest_temperature_is_greedy() -> None:
+    logits = torch.tensor([1.0, 3.0, 2.0, 3.0 - 1e-6])
+    assert sample(logits, SamplingParams(temperature=5e-324), 0) == 1
+    assert sample(logits, SamplingParams(temperature=1e-300, top_p=0.5), 0) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "kept"),
     [

@@ -1,6 +1,7 @@
 """V3 and V3.2: what is cached, how ties and groups fall, and what is refused."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from dougong.kernels.registry import operators
 from dougong.model.layers import Build
 from dougong.model.mla import LatentAttention, TokenIndexer
 from dougong.model.v3 import GroupLimitedRouter, V3Transformer
-from dougong.model.v3_loading import load_v3_tensors
+from dougong.model.v3_loading import load_v3_model, load_v3_tensors
 
 BUILD = Build(operators(), torch.float32, rounded=False)
 
@@ -151,3 +152,9 @@ def test_the_multi_token_prediction_layer_is_left_out():
     model = tiny_model()
     extra = {"model.layers.2.eh_proj.weight": torch.zeros(16, 32)}
     load_v3_tensors(model, dict(model.state_dict()) | extra)
+
+
+def test_a_v4_checkpoint_is_not_loaded_as_v3():
+    folder = Path(__file__).parents[1] / "parity" / "golden" / "s1_sliding"
+    with pytest.raises(ConfigError, match="holds a V4 model"):
+        load_v3_model(folder)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .cells import Cell
 from .exhibit import Datum
-from .palette import INK, RULE, SOFT, fill, style
+from .palette import INK, RULE, SOFT, style
 from .svg import Canvas, Scale, text_width, tick_label
 from .text import Language, Text
 
@@ -32,6 +32,7 @@ class Bars:
     axis: Text
     bars: tuple[Bar, ...]
     categories: tuple[Text, ...] = ()
+    rules: tuple[tuple[Cell, Text], ...] = ()
     log: bool = False
 
     def draw(self, language: Language) -> str:
@@ -45,22 +46,33 @@ class Bars:
         bottom = top + len(self.bars) * ROW
         for value in x.ticks():
             canvas.line(x(value), top, x(value), bottom)
-            canvas.text(x(value), bottom + 16, tick_label(value), anchor="middle", kind="tick",
-                        colour=SOFT)  # fmt: skip
-        canvas.text((left + 600) / 2, bottom + 34, self.axis.to(language), anchor="middle",
-                    colour=SOFT)  # fmt: skip
+            canvas.text(
+                x(value), bottom + 16, tick_label(value), anchor="middle", kind="tick", colour=SOFT
+            )
+        canvas.text(
+            (left + 600) / 2, bottom + 34, self.axis.to(language), anchor="middle", colour=SOFT
+        )
+        self._draw_rules(canvas, x, top, bottom, language)
         for index, bar in enumerate(self.bars):
             y = top + index * ROW
             canvas.text(left - 8, y + 17, bar.label.to(language), anchor="end", kind="name")
             if bar.cell.value is not None:
-                one = style(bar.category)
                 width = x(bar.cell.value) - left
-                canvas.rect(left, y + 5, width, ROW - 10, fill(bar.category), one.colour)
-                canvas.cell(left + width + 6, y + 17, bar.cell, language)
+                canvas.bar(left, y + 5, width, ROW - 10, style(bar.category))
+                canvas.cell(left + width + 6, y + 17, bar.cell, language, backed=bool(self.rules))
             else:
                 canvas.cell(left + 6, y + 17, bar.cell, language)
-        canvas.height = bottom + 42
+        canvas.height = bottom + 42 + 17 * len(self.rules)
         return canvas.render()
+
+    def _draw_rules(
+        self, canvas: Canvas, x: Scale, top: float, bottom: float, language: Language
+    ) -> None:
+        for index, (cell, name) in enumerate(self.rules):
+            at, y = x(cell.value or x.low), bottom + 50 + 17 * index
+            canvas.line(at, top - 2, at, y + 2, INK, 1.5, "5 3")
+            prefix = name.to(language) + " "
+            canvas.cell(at - 5, y, cell, language, anchor="end", prefix=prefix, backed=True)
 
     def alt(self, language: Language) -> str:
         """The chart in words."""
@@ -71,6 +83,8 @@ class Bars:
         for bar in self.bars:
             series = self.categories[bar.category] if self.categories else self.axis
             yield Datum(series, bar.label, bar.cell)
+        for cell, name in self.rules:
+            yield Datum(self.axis, name, cell)
 
 
 def draw_legend(canvas: Canvas, names: tuple[Text, ...], language: Language) -> float:
@@ -83,7 +97,7 @@ def draw_legend(canvas: Canvas, names: tuple[Text, ...], language: Language) -> 
         width = 22 + text_width(label) + 18
         if x + width > 716:
             x, y = 4.0, y + 20
-        canvas.rect(x, y, 16, 12, fill(index), style(index).colour)
+        canvas.bar(x, y, 16, 12, style(index))
         canvas.text(x + 22, y + 10.5, label)
         x += width
     return y + 24
@@ -119,7 +133,7 @@ class Stacks:
             for part, cell in enumerate(stack.parts):
                 share = cell.value or 0.0
                 width = x(at + share) - x(at)
-                canvas.rect(x(at), y + 16, width, 18, fill(part), style(part).colour)
+                canvas.bar(x(at), y + 16, width, 18, style(part))
                 canvas.cell(x(at) + 2, y + 12, cell, language)
                 at += share
         canvas.height = top + len(self.stacks) * 46 + 2
@@ -161,6 +175,7 @@ class Pairs:
     axis: Text
     names: tuple[Text, Text]
     pairs: tuple[Pair, ...]
+    log: bool = False
 
     def draw(self, language: Language) -> str:
         """The chart as an `<svg>` element."""
@@ -170,24 +185,27 @@ class Pairs:
             canvas.marker(12 + index * 260, 11, style(index))
             canvas.text(24 + index * 260, 15, name.to(language))
         top, bottom = 28, 28 + len(self.pairs) * ROW
-        high = max(max(p.first.value or 0, p.second.value or 0) for p in self.pairs)
-        x = Scale(0, high, left, 640)
+        values = [cell.value or 0.0 for p in self.pairs for cell in (p.first, p.second)]
+        low, high = (min(values) / 1.2, max(values) * 1.1) if self.log else (0.0, max(values))
+        x = Scale(low, high, left, 640, self.log)
         for value in x.ticks():
             canvas.line(x(value), top, x(value), bottom)
-            canvas.text(x(value), bottom + 16, tick_label(value), anchor="middle", kind="tick",
-                        colour=SOFT)  # fmt: skip
-        canvas.text((left + 640) / 2, bottom + 34, self.axis.to(language), anchor="middle",
-                    colour=SOFT)  # fmt: skip
+            canvas.text(
+                x(value), bottom + 16, tick_label(value), anchor="middle", kind="tick", colour=SOFT
+            )
+        canvas.text(
+            (left + 640) / 2, bottom + 34, self.axis.to(language), anchor="middle", colour=SOFT
+        )
         for index, pair in enumerate(self.pairs):
             y = top + index * ROW + ROW / 2
             canvas.text(left - 62, y + 4, pair.label.to(language), anchor="end", kind="name")
-            values = (pair.first.value or 0.0, pair.second.value or 0.0)
-            canvas.line(x(values[0]), y, x(values[1]), y, SOFT, 2)
-            small = 0 if values[0] <= values[1] else 1
+            ends = (pair.first.value or 0.0, pair.second.value or 0.0)
+            canvas.line(x(ends[0]), y, x(ends[1]), y, SOFT, 2)
+            small = 0 if ends[0] <= ends[1] else 1
             for which, cell in enumerate((pair.first, pair.second)):
-                canvas.marker(x(values[which]), y, style(which))
+                canvas.marker(x(ends[which]), y, style(which))
                 side, anchor = (-9, "end") if which == small else (9, "start")
-                canvas.cell(x(values[which]) + side, y + 4, cell, language, anchor=anchor)
+                canvas.cell(x(ends[which]) + side, y + 4, cell, language, anchor=anchor)
         canvas.height = bottom + 42
         return canvas.render()
 
@@ -233,15 +251,16 @@ class Waterfall:
         bottom = 8 + len(self.steps) * row
         for value in x.ticks():
             canvas.line(x(value), 8, x(value), bottom)
-            canvas.text(x(value), bottom + 16, tick_label(value), anchor="middle", kind="tick",
-                        colour=SOFT)  # fmt: skip
+            canvas.text(
+                x(value), bottom + 16, tick_label(value), anchor="middle", kind="tick", colour=SOFT
+            )
         before = x.low
         for index, (step, level) in enumerate(zip(self.steps, levels, strict=True)):
             y = 8 + index * row
             canvas.text(left - 8, y + 21, step.label.to(language), anchor="end", kind="name")
             start, stop = sorted((x(before), x(level)))
             look = 0 if index == 0 else (2 if level >= before else 1)
-            canvas.rect(start, y + 8, stop - start, row - 16, fill(look), style(look).colour)
+            canvas.bar(start, y + 8, stop - start, row - 16, style(look))
             if index:
                 canvas.line(x(before), y - row + 26, x(before), y + 8, INK)
             canvas.cell(stop + 6, y + 15, step.level, language)
@@ -249,8 +268,9 @@ class Waterfall:
                 canvas.cell(stop + 6, y + 29, step.factor, language, colour=SOFT)
             before = level
         canvas.line(left, 8, left, bottom, RULE)
-        canvas.text((left + 590) / 2, bottom + 34, self.axis.to(language), anchor="middle",
-                    colour=SOFT)  # fmt: skip
+        canvas.text(
+            (left + 590) / 2, bottom + 34, self.axis.to(language), anchor="middle", colour=SOFT
+        )
         canvas.height = bottom + 42
         return canvas.render()
 

@@ -15,6 +15,7 @@ from dougong.plan.quantity import Mark, Quantity
 from .text import Language, Text, same
 
 NO_UNIT = same("")
+AS_PUBLISHED = Text("as published", "原文所載")
 SYMBOL: dict[Mark, str] = {"computed": "ƒ", "measured": "◎", "cited": "¶", "empty": "∅"}
 
 
@@ -77,8 +78,8 @@ def number(value: float, digits: int) -> str:
         return f"{value:,}".replace("-", "−")
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "∞"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    rounded = round(value, digits - 1 - math.floor(math.log10(abs(value))))
+    rounded = float(f"{value:.{digits - 1}e}")  # first, so that 0.9996 has 1.00's decimals
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
     return f"{rounded:,.{decimals}f}".replace("-", "−")
 
 
@@ -108,8 +109,9 @@ def cited(
     date: str = "",
 ) -> Cell:
     """A figure or phrase that a publication states."""
-    stated = how or Text("as published", "原文所載")
-    parent = Parent(kind="cited", how=stated, source=source, confidence=confidence, date=date)
+    parent = Parent(
+        kind="cited", how=how or AS_PUBLISHED, source=source, confidence=confidence, date=date
+    )
     if isinstance(value, Text):
         return Cell(parent=parent, text=value)
     return Cell(parent=parent, value=value, unit=_unit(unit), digits=digits)

@@ -80,6 +80,10 @@ class Table:
             if row.cells and len(row.cells) != len(self.columns) - 1:
                 raise InputError(f"{self.key}: row {row.label.en!r} has {len(row.cells)} cells")
 
+    def is_words(self, column: int) -> bool:
+        """True if the column (0 is the first after the label's) holds phrases, not figures."""
+        return any(row.cells[column].text is not None for row in self.rows if row.cells)
+
     def data(self) -> Iterator[Datum]:
         """Every cell with its column and row."""
         for row in self.rows:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from dougong.plan.tables import Row
 
 from .bars import Bar, Bars, Pair, Pairs, Stack, Stacks
 from .cells import Cell, cited, computed
-from .exhibit import Exhibit, Prose, Row as TableRow, Table
+from .exhibit import Exhibit, Prose, Table
+from .exhibit import Row as TableRow
 from .sources import figure, only, rows, weakest
 from .text import Text, content, same
 
 USAGE = "model_usage_april_2026"
 FILE = "model_usage_april_2026.csv"
 MONTH = "2026-04 (30-day view)"
-DOMESTIC_TOKENS_T_PER_DAY = 140.0  # hardware.md 4: put at 140T tokens a day by the press
+DOMESTIC_TOKENS_T_PER_DAY = 140.0  # put so by the press
 
 
 def exhibit() -> Exhibit:
@@ -28,12 +30,22 @@ def exhibit() -> Exhibit:
         words["answer"],
         {
             "labs": computed(len(six), words["six_count_how"], FILE),
-            "tokens": computed(_sum(p.first for p in six), words["six_tokens_how"], FILE, unit="%",
-                               confidence=trust),
-            "dollars": computed(_sum(p.second for p in six), words["six_dollars_how"], FILE,
-                                unit="%", confidence=trust),
+            "tokens": computed(
+                _sum(p.first for p in six),
+                words["six_tokens_how"],
+                FILE,
+                unit="%",
+                confidence=trust,
+            ),
+            "dollars": computed(
+                _sum(p.second for p in six),
+                words["six_dollars_how"],
+                FILE,
+                unit="%",
+                confidence=trust,
+            ),
         },
-    )  # fmt: skip
+    )
     money = Pairs(
         key="figure1_tokens_and_dollars",
         title=words["money_title"],
@@ -50,8 +62,7 @@ def exhibit() -> Exhibit:
     )
 
 
-def _sum(cells: object) -> float:
-    assert hasattr(cells, "__iter__")
+def _sum(cells: Iterable[Cell]) -> float:
     return sum(cell.value or 0.0 for cell in cells)
 
 
@@ -64,10 +75,13 @@ def _category(row: Row) -> int:
 def _month_chart() -> Bars:
     words = content("figure1")
     bars = [
-        Bar(same(f"{row['name']} · {row['country']}"),
-            figure(row, "tokens_t", unit=words["trillion"]), _category(row))
+        Bar(
+            same(f"{row['name']} · {row['country']}"),
+            figure(row, "tokens_t", unit=words["trillion"]),
+            _category(row),
+        )
         for row in rows(USAGE, period=MONTH)
-    ]  # fmt: skip
+    ]
     return Bars(
         key="figure1_month",
         title=words["month_title"],
@@ -120,13 +134,23 @@ def money_pairs() -> list[Pair]:
     pairs = []
     for row, price in priced:
         tokens, trust = float(row["tokens_t"]), row["confidence"]
-        first = computed(100 * tokens / platform_tokens_t(), words["token_share_how"],
-                         f"{FILE}; {row['source']}", unit="%", confidence=trust)  # fmt: skip
+        first = computed(
+            100 * tokens / platform_tokens_t(),
+            words["token_share_how"],
+            f"{FILE}; {row['source']}",
+            unit="%",
+            confidence=trust,
+        )
         if price:
-            second = computed(100 * tokens * price / platform, words["dollar_share_how"],
-                              f"{FILE}; {row['source']}", unit="%", confidence=trust)  # fmt: skip
+            second = computed(
+                100 * tokens * price / platform,
+                words["dollar_share_how"],
+                f"{FILE}; {row['source']}",
+                unit="%",
+                confidence=trust,
+            )
         else:
-            second = cited(stated[row["name"]] or 0.0, row["source"], trust, unit="%")
+            second = cited(stated[row["name"]] or 0.0, row["source"], trust, unit="%", digits=1)
         pairs.append(Pair(same(f"{row['name']} · {row['country']}"), first, second))
     return pairs
 
@@ -154,9 +178,11 @@ def _weeks_chart() -> Stacks:
         cells = tuple(
             computed(100 * part / total, words[how], source, unit="%", confidence=trust)
             for part, how in (
-                (china, "week_share_how"), (us, "week_share_how"), (total - china - us, "rest_how")
+                (china, "week_share_how"),
+                (us, "week_share_how"),
+                (total - china - us, "rest_how"),
             )
-        )  # fmt: skip
+        )
         stacks.append(Stack(words[name], cells))
     return Stacks(
         key="figure1_weeks",
@@ -173,8 +199,7 @@ def _trap_table(pairs: list[Pair]) -> Table:
     total, china, us = (float(row["tokens_t"]) for row in _week("2026-04-13..04-19"))
     other = only(USAGE, period="2026-04 (share view)", name="Anthropic")
     ours = next(pair.first for pair in pairs if pair.label.en.startswith("Anthropic"))
-    domestic = cited(DOMESTIC_TOKENS_T_PER_DAY, "press, hardware.md 4", "low",
-                     unit=words["a_day"])  # fmt: skip
+    domestic = cited(DOMESTIC_TOKENS_T_PER_DAY, "press, not re-checked", "low", unit=words["a_day"])
     sample = 100 * platform_tokens_t() / 28 / DOMESTIC_TOKENS_T_PER_DAY
 
     def line(key: str, stated: Cell, check: float, unit: str, trust: str) -> TableRow:
@@ -186,15 +211,25 @@ def _trap_table(pairs: list[Pair]) -> Table:
     table = (
         line("trap_day", month, tokens * 30 / (largest * 30 / 7), "×", "medium"),
         line("trap_week", month, tokens * 7 / 30, "T", "medium"),
-        line("trap_rank", computed(china + us, words["trap_rank_how"], FILE,
-                                   unit=words["trillion"]),
-             100 * (china + us) / total, "%", "high"),
+        line(
+            "trap_rank",
+            computed(china + us, words["trap_rank_how"], FILE, unit=words["trillion"]),
+            100 * (china + us) / total,
+            "%",
+            "high",
+        ),
         line("trap_market", domestic, sample, "%", "low"),
-        line("trap_vendor", figure(other, "share_pct", unit="%"),
-             float(other["share_pct"]) / (ours.value or 1), "×", "medium"),
-    )  # fmt: skip
-    columns = tuple(words[key] for key in ("trap_column", "trap_value", "trap_check",
-                                           "trap_verdict"))  # fmt: skip
+        line(
+            "trap_vendor",
+            figure(other, "share_pct", unit="%"),
+            float(other["share_pct"]) / (ours.value or 1),
+            "×",
+            "medium",
+        ),
+    )
+    columns = tuple(
+        words[key] for key in ("trap_column", "trap_value", "trap_check", "trap_verdict")
+    )
     return Table(key="figure1_units_trap", title=words["trap_title"], columns=columns, rows=table)
 
 

@@ -53,31 +53,3 @@ def contrast(one: str, other: str) -> float:
     """Contrast ratio of two `#rrggbb` colours, 1 to 21 (WCAG 2.2)."""
     light, dark = sorted((luminance(one), luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
-
-
-def hatch_defs() -> str:
-    """SVG pattern definitions for every style, once per document: fill with `url(#hatch-N)`."""
-    drawings = {
-        "diagonal": '<path d="M-1 7L7 -1M-1 1L1 -1M5 7L7 5" stroke="{c}" stroke-width="1.6"/>',
-        "dots": '<circle cx="3" cy="3" r="1.5" fill="{c}"/>',
-        "cross": '<path d="M0 0L6 6M6 0L0 6" stroke="{c}" stroke-width="1.1"/>',
-        "horizontal": '<path d="M0 3H6" stroke="{c}" stroke-width="2.2"/>',
-        "vertical": '<path d="M3 0V6" stroke="{c}" stroke-width="2.2"/>',
-        "empty": "",
-    }
-    patterns = []
-    for index, one in enumerate(STYLES):
-        drawing = drawings.get(one.hatch)
-        if drawing is None:
-            continue
-        patterns.append(
-            f'<pattern id="hatch-{index}" width="6" height="6" patternUnits="userSpaceOnUse">'
-            f'<rect width="6" height="6" fill="{PAPER}"/>{drawing.format(c=one.colour)}</pattern>'
-        )
-    return "".join(patterns)
-
-
-def fill(index: int) -> str:
-    """The SVG fill of an area in this style."""
-    one = style(index)
-    return one.colour if one.hatch == "solid" else f"url(#hatch-{index % len(STYLES)})"

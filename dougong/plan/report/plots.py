@@ -55,11 +55,18 @@ class Lines:
         room = 1.15 if self.log_y else 1.04
         y = Scale(min(ys) / room if self.log_y else 0.0, max(ys) * room, 320, TOP, self.log_y)
         draw_axes(canvas, x, y, self.x_title.to(language), self.y_title.to(language), self.x_ticks)
-        for index, rule in enumerate(self.rules):
+        for rule in self.rules:
             at = x(rule.at.value or x.low)
             canvas.line(at, 320, at, TOP, INK, 1.5, "5 3")
-            canvas.cell(at + 4, TOP + 12 + 16 * index, rule.at, language,
-                        prefix=rule.label.to(language) + " ")  # fmt: skip
+        for index, rule in enumerate(self.rules):
+            canvas.cell(
+                x(rule.at.value or x.low) + 4,
+                TOP + 12 + 16 * index,
+                rule.at,
+                language,
+                prefix=rule.label.to(language) + " ",
+                backed=True,
+            )
         ends = []
         for line in self.lines:
             look = style(line.look)
@@ -108,18 +115,22 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
 
 @dataclass(frozen=True)
 class Point:
-    """One thing at two figures; `frontier` points are joined."""
+    """One thing at two figures; `frontier` points are joined, `first` ones get labels first."""
 
     label: Text
     x: Cell
     y: Cell
     group: int
     frontier: bool = False
+    first: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scatter:
-    """Labelled points by group, an optional frontier, and guide lines y = factor * x."""
+    """Points by group, an optional frontier, and guide lines y = factor * x.
+
+    Labels that find no free place are left out: their figures stand in the CSV and the tables.
+    """
 
     key: str
     title: Text
@@ -155,24 +166,43 @@ class Scatter:
         spots = [(x(p.x.value or 1), y(p.y.value or 1)) for p in self.points]
         for point, spot in zip(self.points, spots, strict=True):
             canvas.marker(*spot, style(point.group))
-        labels = [p.label.to(language) for p in self.points]
-        for point, label, spot, place in zip(
-            self.points, labels, spots, place_labels(labels, spots, (LEFT, 716, top - 8, bottom)),
-            strict=True,
-        ):  # fmt: skip
-            kind = point.y.parent.kind
-            if abs(place[1] - spot[1]) > 22:
-                canvas.line(*spot, place[0] + 2, place[1] - 4, SOFT, 0.7)
-            canvas.text(*place, f"{label} {SYMBOL[kind]}", kind="name")
+        self._draw_labels(canvas, spots, (LEFT, 716, top - 8, bottom), language)
         return canvas.render()
+
+    def _draw_labels(
+        self,
+        canvas: Canvas,
+        spots: Sequence[tuple[float, float]],
+        box: tuple[float, float, float, float],
+        language: Language,
+    ) -> None:
+        order = sorted(range(len(spots)), key=lambda i: (not self.points[i].first, spots[i]))
+        labels = [
+            f"{self.points[i].label.to(language)} {SYMBOL[self.points[i].y.parent.kind]}"
+            for i in order
+        ]
+        places = place_labels(labels, [spots[i] for i in order], box)
+        for index, label, place in zip(order, labels, places, strict=True):
+            if place is None:
+                continue
+            if abs(place[1] - spots[index][1]) > 22:
+                canvas.line(*spots[index], place[0] + 2, place[1] - 4, SOFT, 0.7)
+            canvas.text(*place, label, kind="name")
 
     def _draw_guides(self, canvas: Canvas, x: Scale, y: Scale, language: Language) -> None:
         for factor, name in self.guides:
             low, high = max(x.low, y.low / factor), min(x.high, y.high / factor)
             if low < high:
                 canvas.line(x(low), y(low * factor), x(high), y(high * factor), SOFT, 1, "4 3")
-                canvas.text(x(high) - 4, y(high * factor) + 14, name.to(language), anchor="end",
-                            kind="tick", colour=SOFT, size=11)  # fmt: skip
+                canvas.text(
+                    x(high) - 4,
+                    y(high * factor) + 14,
+                    name.to(language),
+                    anchor="end",
+                    kind="tick",
+                    colour=SOFT,
+                    size=11,
+                )
 
     @staticmethod
     def _scale(cells: Sequence[Cell], start: float, stop: float, log: bool) -> Scale:
@@ -201,33 +231,34 @@ def place_labels(
     labels: Sequence[str],
     spots: Sequence[tuple[float, float]],
     box: tuple[float, float, float, float],
-) -> list[tuple[float, float]]:
-    """A baseline point for each label: near its spot, inside the box, not upon another label.
+) -> list[tuple[float, float] | None]:
+    """A baseline point for each label: near its spot, inside the box, upon nothing else; or None.
 
-    Greedy, in reading order; the first free of a fixed list of places wins, the last resort is
-    the place to the right.
+    Greedy, in the order given; the first free of a fixed list of places wins.
     """
     left, right, top, bottom = box
     taken = [(sx - 6, sy - 6, sx + 6, sy + 6) for sx, sy in spots]
-    placed = []
+    placed: list[tuple[float, float] | None] = []
     for label, (sx, sy) in zip(labels, spots, strict=True):
-        width = text_width(label + " ◎") + 2
-        offsets = [
-            (dx, dy)
-            for dy in (4, -10, 20, -24, 34, -38, 48, -52, 62)
-            for dx in (9, -9 - width, -width / 2)
-            if not (dx == -width / 2 and dy == 4)
-        ]
-        best = (sx + 9, sy + 4)
-        for dx, dy in offsets:
+        width = text_width(label) + 2
+        best = None
+        for dx, dy in _offsets(width):
             area = (sx + dx, sy + dy - 11, sx + dx + width, sy + dy + 3)
             inside = area[0] > left and area[2] < right and area[1] > top and area[3] < bottom
             if inside and not any(_overlap(area, other) for other in taken):
                 best = (sx + dx, sy + dy)
+                taken.append(area)
                 break
-        taken.append((best[0], best[1] - 11, best[0] + width, best[1] + 3))
         placed.append(best)
     return placed
+
+
+def _offsets(width: float) -> Iterator[tuple[float, float]]:
+    """Where a label of this width may stand, best place first."""
+    for dy in (4, -10, 20, -24, 34):
+        for dx in (9, -9 - width, -width / 2):
+            if not (dx == -width / 2 and dy == 4):
+                yield dx, dy
 
 
 def _overlap(

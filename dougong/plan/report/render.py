@@ -11,19 +11,33 @@ from functools import cache
 from importlib.resources import files
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from .cells import SYMBOL, Cell, Parent
+from .cells import AS_PUBLISHED, SYMBOL, Cell, Parent
 from .exhibit import Block, Datum, Exhibit, Prose, Report, Table, cells_of
-from .palette import ACCENT, INK, PANEL, PAPER, RULE, SOFT, hatch_defs
+from .palette import ACCENT, INK, PANEL, PAPER, RULE, SOFT
 from .text import Language, Text, content, phrase
 
 KINDS = ("computed", "measured", "cited", "empty")
-CODE = re.compile(r"`([^`]+)`")
+MARKED = re.compile(r"`([^`]+)`|\[([\d¼½][^\]]*)\]")
 CSV_COLUMNS = (
-    "series_en", "series_zh", "item_en", "item_zh", "value", "unit", "low", "high", "text_en",
-    "text_zh", "mark", "how_en", "how_zh", "source", "confidence", "date",
-)  # fmt: skip
+    "series_en",
+    "series_zh",
+    "item_en",
+    "item_zh",
+    "value",
+    "unit",
+    "low",
+    "high",
+    "text_en",
+    "text_zh",
+    "mark",
+    "how_en",
+    "how_zh",
+    "source",
+    "confidence",
+    "date",
+)
 
 
 @dataclass
@@ -49,9 +63,14 @@ class Notes:
             '<span class="cell {kind}">{shown}<a class="mark" href="#{anchor}-{letter}{count}" '
             'aria-label="{label}">{symbol}{count}</a></span>'
         ).format(
-            kind=kind, shown=cell.show(self.language), anchor=self.anchor, letter=kind[0] + kind[1],
-            count=count, label=label, symbol=SYMBOL[kind],
-        )  # fmt: skip
+            kind=kind,
+            shown=cell.show(self.language),
+            anchor=self.anchor,
+            letter=kind[0] + kind[1],
+            count=count,
+            label=label,
+            symbol=SYMBOL[kind],
+        )
 
     def prose(self, prose: Prose) -> Markup:
         """A paragraph's inline content."""
@@ -66,7 +85,7 @@ class Notes:
         assert not isinstance(block, Prose | Table)
         for cell in cells_of(block):
             self.number(cell.parent)
-        return Markup(block.draw(self.language))  # noqa: S704 - built by svg.py, which escapes
+        return Markup(block.draw(self.language))
 
     def listed(self) -> Iterator[tuple[str, str, int, Parent]]:
         """(id, symbol, number, parent) of every note, by kind."""
@@ -76,12 +95,28 @@ class Notes:
                     yield f"{self.anchor}-{kind[:2]}{count}", SYMBOL[kind], count, parent
 
 
+def note(parent: Parent, language: Language) -> Markup:
+    """One note: how the figure was obtained, its source, confidence and date."""
+    frame = content("frame")
+    stop, colon = frame["stop"].to(language), frame["colon"].to(language)
+    parts = [] if parent.how == AS_PUBLISHED else [inline(parent.how.to(language))]
+    if parent.source:
+        cite = Markup('<cite lang="en">{}</cite>').format(parent.source)
+        parts.append(Markup("{}{}{}").format(frame["source"].to(language), colon, cite))
+    if parent.confidence:
+        word = phrase(parent.confidence).to(language)
+        parts.append(Markup("{}{}{}").format(frame["confidence"].to(language), colon, word))
+    if parent.date:
+        parts.append(Markup('<span class="name">{}</span>').format(parent.date))
+    return Markup(stop).join(parts)
+
+
 def inline(text: str) -> Markup:
-    """Escaped text with `code` between backticks."""
-    parts = [
-        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
-        for index, part in enumerate(CODE.split(text))
-    ]
+    """Escaped text with `code` between backticks and [inputs that we chose] in brackets."""
+    parts = []
+    for index, part in enumerate(MARKED.split(text)):
+        wrap = ("{}", "<code>{}</code>", '<span class="given">{}</span>')[index % 3]
+        parts.append(Markup(wrap).format(part) if part else Markup(""))
     return Markup("").join(parts)
 
 
@@ -105,23 +140,32 @@ def render_html(report: Report, languages: Sequence[Language], facts: dict[str, 
 
     With two languages the first is shown until the reader follows the link to the other.
     """
-    colours = {"paper": PAPER, "panel": PANEL, "ink": INK, "soft": SOFT, "rule": RULE,
-               "accent": ACCENT}  # fmt: skip
+    colours = {
+        "paper": PAPER,
+        "panel": PANEL,
+        "ink": INK,
+        "soft": SOFT,
+        "rule": RULE,
+        "accent": ACCENT,
+    }
     style = _environment().get_template("style.css").render(colours=colours)
-    return _environment().get_template("page.html.j2").render(
-        report=report,
-        languages=languages,
-        facts=facts,
-        style=Markup(style),  # noqa: S704 - our own file
-        hatches=Markup(hatch_defs()),  # noqa: S704 - our own constants
-        frame=content("frame"),
-        notes_class=Notes,
-        inline=inline,
-        confidence=lambda word, language: phrase(word).to(language),
-        tally=tally(report),
-        gaps=list(gaps(report)),
-        kinds=[(kind, SYMBOL[kind]) for kind in KINDS],  # type: ignore[index]
-    )  # fmt: skip
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            languages=languages,
+            facts=facts,
+            style=Markup(style),
+            frame=content("frame"),
+            notes_class=Notes,
+            inline=inline,
+            note=note,
+            tally=tally(report),
+            gaps=list(gaps(report)),
+            kinds=[(kind, SYMBOL[kind]) for kind in KINDS],  # type: ignore[index]
+        )
+    )
 
 
 def tally(report: Report) -> dict[str, int]:
@@ -163,9 +207,21 @@ def _csv(data: Iterator[Datum]) -> str:
         numbers = ["" if v is None else repr(v) for v in (cell.value, cell.low, cell.high)]
         writer.writerow(
             [
-                datum.series.en, datum.series.zh, datum.item.en, datum.item.zh, numbers[0],
-                cell.unit.en.strip(), numbers[1], numbers[2], *texts, parent.kind, parent.how.en,
-                parent.how.zh, parent.source, parent.confidence, parent.date,
-            ]  # fmt: skip
+                datum.series.en,
+                datum.series.zh,
+                datum.item.en,
+                datum.item.zh,
+                numbers[0],
+                cell.unit.en.strip(),
+                numbers[1],
+                numbers[2],
+                *texts,
+                parent.kind,
+                parent.how.en,
+                parent.how.zh,
+                parent.source,
+                parent.confidence,
+                parent.date,
+            ]
         )
     return out.getvalue()

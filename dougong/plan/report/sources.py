@@ -27,17 +27,20 @@ def only(table: str, **wanted: str) -> Row:
     return row
 
 
-def figure(row: Row, column: str, *, unit: Text | str = "", digits: int = 3) -> Cell:
-    """A number that the row states, or an empty cell."""
-    if not row[column]:
+def figure(row: Row, column: str, *, unit: Text | str = "") -> Cell:
+    """A number that the row states, with the digits it states, or an empty cell."""
+    stated = row[column]
+    if not stated:
         return gap("not_published")
-    return cited(float(row[column]), row["source"], row["confidence"], unit=unit, digits=digits)
+    value = int(stated) if stated.isdigit() else float(stated)
+    digits = len(stated.replace(".", "").lstrip("-0")) or 1
+    return cited(value, row["source"], row["confidence"], unit=unit, digits=digits)
 
 
-def words(row: Row, column: str) -> Cell:
-    """A phrase that the row states, in both languages, or an empty cell."""
+def words(row: Row, column: str, missing: str = "not_published") -> Cell:
+    """A phrase that the row states, in both languages, or the gap `missing`."""
     if not row[column]:
-        return gap("not_published")
+        return gap(missing)
     return cited(phrase(row[column]), row["source"], row["confidence"])
 
 

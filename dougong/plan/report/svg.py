@@ -38,8 +38,16 @@ class Canvas:
     width: float = WIDTH
     parts: list[str] = field(default_factory=list)
 
-    def line(self, x1: float, y1: float, x2: float, y2: float, stroke: str = RULE,
-             width: float = 1, dash: str = "") -> None:  # fmt: skip
+    def line(
+        self,
+        x1: float,
+        y1: float,
+        x2: float,
+        y2: float,
+        stroke: str = RULE,
+        width: float = 1,
+        dash: str = "",
+    ) -> None:
         """A straight line."""
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         self.parts.append(
@@ -47,13 +55,24 @@ class Canvas:
             f'stroke="{stroke}" stroke-width="{width:g}"{dashed}/>'
         )
 
-    def rect(self, x: float, y: float, width: float, height: float, fill: str,
-             stroke: str = "none") -> None:  # fmt: skip
+    def rect(
+        self, x: float, y: float, width: float, height: float, fill: str, stroke: str = "none"
+    ) -> None:
         """A rectangle; negative sizes are drawn as nothing."""
         self.parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" '
             f'height="{max(height, 0):.1f}" fill="{fill}" stroke="{stroke}"/>'
         )
+
+    def bar(self, x: float, y: float, width: float, height: float, style: Style) -> None:
+        """An area in a series' colour and hatch; its hatch is lines, so that it prints sharp."""
+        solid = style.hatch == "solid"
+        self.rect(x, y, width, height, style.colour if solid else PAPER, style.colour)
+        drawn = hatch_path(style.hatch, x, y, max(width, 0.0), height)
+        if drawn:
+            dots = ' stroke-dasharray="0 6" stroke-linecap="round"'
+            look = f' stroke-width="2.6"{dots}' if style.hatch == "dots" else ' stroke-width="1.4"'
+            self.parts.append(f'<path d="{drawn}" stroke="{style.colour}"{look}/>')
 
     def path(self, points: Sequence[tuple[float, float]], style: Style, width: float = 2) -> None:
         """A polyline in a series' colour and dash."""
@@ -64,9 +83,19 @@ class Canvas:
             f'stroke-width="{width:g}"{dashed}/>'
         )
 
-    def text(self, x: float, y: float, text: str, *, anchor: str = "start", kind: str = "words",
-             colour: str = INK, size: float = SIZE, bold: bool = False,
-             turn: bool = False) -> None:  # fmt: skip
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        anchor: str = "start",
+        kind: str = "words",
+        colour: str = INK,
+        size: float = SIZE,
+        bold: bool = False,
+        turn: bool = False,
+    ) -> None:
         """Words at a baseline point; `kind` becomes the class: words, tick, name."""
         turned = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turn else ""
         weight = ' font-weight="600"' if bold else ""
@@ -75,11 +104,24 @@ class Canvas:
             f'font-size="{size:g}" fill="{colour}"{weight}{turned}>{escape(text)}</text>'
         )
 
-    def cell(self, x: float, y: float, cell: Cell, language: Language, *, anchor: str = "start",
-             colour: str = INK, prefix: str = "") -> None:  # fmt: skip
-        """A figure with its mark's symbol behind it."""
+    def cell(
+        self,
+        x: float,
+        y: float,
+        cell: Cell,
+        language: Language,
+        *,
+        anchor: str = "start",
+        colour: str = INK,
+        prefix: str = "",
+        backed: bool = False,
+    ) -> None:
+        """A figure with its mark's symbol behind it; `backed` hides lines that pass behind."""
         kind = cell.parent.kind
         shown = escape(cell.show(language))
+        if backed:
+            width = text_width(f"{prefix}{cell.show(language)} {SYMBOL[kind]}")
+            self.rect(x - (width if anchor == "end" else 0), y - 11, width, 14, PAPER)
         self.parts.append(
             f'<text class="cell {kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" '
             f'font-size="{SIZE}" fill="{colour}">{escape(prefix)}{shown}'
@@ -118,6 +160,28 @@ class Canvas:
             + "".join(self.parts)
             + "</svg>"
         )
+
+
+def hatch_path(hatch: str, x: float, y: float, width: float, height: float) -> str:
+    """Path data of a hatch, six px apart, clipped to the rectangle."""
+    lines = []
+    if hatch in ("horizontal", "dots"):
+        for k in range(int(height / 6)):
+            at = y + 3 + 6 * k
+            lines.append((x + 3, at, x + width - 2, at))
+    if hatch == "vertical":
+        lines += [(x + 3 + 6 * k, y, x + 3 + 6 * k, y + height) for k in range(int(width / 6))]
+    if hatch in ("diagonal", "cross"):
+        for k in range(1, int((width + height) / 6) + 1):  # the line on which dx + dy = c
+            c = 6.0 * k
+            left, right = max(0.0, c - height), min(width, c)
+            if right > left:
+                lines.append((x + left, y + c - left, x + right, y + c - right))
+                if hatch == "cross":
+                    lines.append(
+                        (x + left, y + height - c + left, x + right, y + height - c + right)
+                    )
+    return "".join(f"M{a:.1f} {b:.1f}L{c:.1f} {d:.1f}" for a, b, c, d in lines if c > a or d > b)
 
 
 @dataclass(frozen=True)
@@ -159,17 +223,25 @@ def tick_label(value: float) -> str:
     return f"{value:g}".replace("-", "−")
 
 
-def draw_axes(canvas: Canvas, x: Scale, y: Scale, x_title: str, y_title: str,
-              x_ticks: Sequence[tuple[float, str]] = ()) -> None:  # fmt: skip
+def draw_axes(
+    canvas: Canvas,
+    x: Scale,
+    y: Scale,
+    x_title: str,
+    y_title: str,
+    x_ticks: Sequence[tuple[float, str]] = (),
+) -> None:
     """Grid, tick labels and titles; `x_ticks` replaces the automatic ones."""
     for value in y.ticks():
         canvas.line(x.start, y(value), x.stop, y(value))
-        canvas.text(x.start - 6, y(value) + 4, tick_label(value), anchor="end", kind="tick",
-                    colour=SOFT)  # fmt: skip
+        canvas.text(
+            x.start - 6, y(value) + 4, tick_label(value), anchor="end", kind="tick", colour=SOFT
+        )
     for value, label in x_ticks or [(v, tick_label(v)) for v in x.ticks()]:
         canvas.line(x(value), y.start, x(value), y.start + 4, SOFT)
         canvas.text(x(value), y.start + 17, label, anchor="middle", kind="tick", colour=SOFT)
     canvas.line(x.start, y.start, x.stop, y.start, SOFT)
-    canvas.text((x.start + x.stop) / 2, y.start + 36, x_title, anchor="middle", kind="words",
-                colour=SOFT)  # fmt: skip
+    canvas.text(
+        (x.start + x.stop) / 2, y.start + 36, x_title, anchor="middle", kind="words", colour=SOFT
+    )
     canvas.text(4, y.stop - 12, y_title, kind="words", colour=SOFT)

@@ -130,8 +130,8 @@ def _read_dictionary(members: dict[str, str], corpus: Corpus) -> None:
     common = sorted(counts, key=lambda key: (-counts[key], key))[:COMMON_WORDS]
     lemma_of = {key.split()[1]: key.split()[0] for key in common}
     for line in texts["data.noun"].splitlines():
-        lemma = lemma_of.get(line[:8])
-        if lemma is None or is_held_out(lemma) or " | " not in line:
+        lemma = lemma_of.get(line[:8], "")
+        if not lemma or is_held_out(lemma) or " | " not in line:
             continue
         gloss = re.split(r'; "|;|\(', line.split(" | ", 1)[1])[0].strip()
         if 10 <= len(gloss) <= 90:

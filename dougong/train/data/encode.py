@@ -71,4 +71,3 @@ def encode_sample(sample: Sample, tokenizer: Encoder, prompt_weight: float = 0.0
         opening = is_special and piece.text == special.ASSISTANT
         answering = opening or (answering and piece.text != special.EOS)
     return Encoded(ids, weights)
-

@@ -17,17 +17,20 @@ from dougong.errors import ConfigError
 from dougong.train.data.arithmetic import arithmetic
 from dougong.train.data.corpus import Corpus
 from dougong.train.data.encode import Encoded, Encoder, encode_sample
+from dougong.train.data.long import long_sample
 from dougong.train.data.retrieval import retrieval
 from dougong.train.data.sample import Generator, Sample
-from dougong.train.data.stories import story
+from dougong.train.data.stories import story, tale
 from dougong.train.data.talk import simple_facts, small_talk
 
 OWN_FAMILIES: dict[str, Generator] = {
     "story": story,
+    "tale": tale,
     "arithmetic": arithmetic,
     "retrieval": retrieval,
     "talk": small_talk,
     "facts": simple_facts,
+    "long": long_sample,
 }
 SOURCES_OF_FAMILY = {
     "prose": ("sotu", "shakespeare"),
@@ -53,6 +56,24 @@ class PackedBatch:
     weight_T: Tensor
     second_T: Tensor
     second_weight_T: Tensor
+
+    def split(self, num_tokens: int) -> Iterator[PackedBatch]:
+        """The same samples in batches of at most `num_tokens` (or of one longer sample)."""
+        low = first = 0
+        for i in range(1, len(self.lengths) + 1):
+            high = low + sum(self.lengths[first:i])
+            ends = i == len(self.lengths)
+            if ends or high - low + self.lengths[i] > num_tokens:
+                rows = slice(low, high)
+                yield PackedBatch(
+                    self.ids_T[rows],
+                    self.lengths[first:i],
+                    self.target_T[rows],
+                    self.weight_T[rows],
+                    self.second_T[rows],
+                    self.second_weight_T[rows],
+                )
+                low, first = high, i
 
 
 def needed_sources(shares: Mapping[str, float]) -> tuple[str, ...]:

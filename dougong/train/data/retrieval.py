@@ -1,7 +1,7 @@
 """Copying and looking up: what attention over the own context is for.
 
-Repeat a phrase, copy, reverse or index a list, read who has what, find a number in a text. Names and
-numbers for evaluation (`EVAL_NAMES`) never appear here.
+Repeat a phrase, copy, reverse or index a list, read who has what, find a number in a text. The
+names for evaluation (`EVAL_NAMES`) never appear in training.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def list_work(rng: random.Random) -> Sample:
     tasks = (
         (f"Copy this list: {listed}", listed),
         (f"Write this list backwards: {listed}", ", ".join(reversed(words))),
-        (f"What is the {ordinal} word in this list? {listed}", f"The {ordinal} word is {words[i]}."),
+        (
+            f"What is the {ordinal} word in this list? {listed}",
+            f"The {ordinal} word is {words[i]}.",
+        ),
         (f"What is the last word in this list? {listed}", f"The last word is {words[-1]}."),
         (f"Which word comes after {words[i]}? {listed}", f"{capitalized(words[i + 1])}."),
     )

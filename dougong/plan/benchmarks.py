@@ -1,0 +1,194 @@
+"""Published measurements as cases that the planner can compute, and why the others are not.
+
+Rows are in the layout of v4_inference_benchmarks.csv. A row is modelled when it names model, chip,
+chips, context and one operating point: requests in flight, or time per token with throughput (then
+requests = throughput x time, Little's law, and the time is what is predicted).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from dougong.config import load_config
+from dougong.errors import DougongError, InputError
+from dougong.plan.chips import Chip
+from dougong.plan.layout import Layout, default_layout
+from dougong.plan.operators import Step
+from dougong.plan.precision import Precision, default_precision, parse_precision
+from dougong.plan.roofline import IdealStep, ideal_step
+from dougong.plan.speculation import MAX_DRAFTS, tokens_per_step
+from dougong.plan.tables import Row, number
+from dougong.plan.weights import ModelConfig
+
+A3Unit = Literal["auto", "die", "package"]
+
+# Published names, longest first where one begins another.
+MODEL_PRESETS = (
+    ("deepseek-v4-flash", "v4-flash"),
+    ("deepseek-v4-pro", "v4-pro"),
+    ("deepseek-v3.2", "v3.2"),
+    ("deepseek-v3", "v3"),
+    ("deepseek-r1", "v3"),
+)
+# CANN's recipes: offline, forced expert balance, streams side by side but no fused MoE kernel.
+BALANCED_SOURCE = "cann-recipes"
+
+# SGLang's recipe for V4 is EAGLE 3/1/4 (infrastructure.md 6): its rows do not repeat that.
+SGLANG_V4_SOURCE, SGLANG_V4_DRAFTS = "sglang v4", 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One modelled row: what was run, and the seconds per output token that were measured."""
+
+    row: int
+    label: str
+    config: ModelConfig
+    chip: Chip
+    layout: Layout
+    precision: Precision
+    step: Step
+    immature: bool
+    confidence: str
+    ideal: IdealStep
+    tpot_s: float
+    tokens_per_s_per_chip: float
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Output tokens that one request gains per step."""
+        return tokens_per_step(self.step.drafts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unmodelled:
+    """A row the planner does not compute, and the reason."""
+
+    row: int
+    label: str
+    reason: str
+
+
+@cache
+def preset(name: str) -> ModelConfig:
+    """A preset's configuration, read once."""
+    return load_config(name)
+
+
+def model_of(name: str) -> ModelConfig | None:
+    """The configuration behind a published model name, or None for a model we do not have."""
+    key = name.strip().lower().replace(" ", "-")
+    if key.startswith("deepseek-v4.1"):
+        return None
+    return next((preset(known) for word, known in MODEL_PRESETS if key.startswith(word)), None)
+
+
+def chip_of(row: Row, chips: Mapping[str, Chip], unit: A3Unit) -> Chip | None:
+    """The row's chip. On 910C, CANN's tables count dies and everybody else's packages; `unit`
+    overrides that (hardware.md 1, point 5)."""
+    chip = chips.get(row["hardware"].strip())
+    if chip is not None and chip.id == "huawei_910c":
+        per_die = BALANCED_SOURCE in row["source"] if unit == "auto" else unit == "die"
+        return chips["huawei_910c_die"] if per_die else chip
+    return chip
+
+
+def read_case(
+    index: int,
+    row: Row,
+    chips: Mapping[str, Chip],
+    unit: A3Unit = "auto",
+    assume_drafts: int | None = None,
+) -> Case | Unmodelled:
+    """Row `index` (from 1) as a case, or why it is none.
+
+    `assume_drafts` stands in where a row does not say how many tokens were drafted per step.
+    """
+    label = " ".join(
+        row[key]
+        for key in ("model", "hardware", "chips", "phase", "seq_len", "global_batch")
+        if row[key]
+    )
+    try:
+        return _case(index, label, row, chip_of(row, chips, unit), assume_drafts)
+    except DougongError as error:
+        return Unmodelled(row=index, label=label, reason=str(error))
+
+
+def _case(index: int, label: str, row: Row, chip: Chip | None, assume_drafts: int | None) -> Case:
+    config = model_of(row["model"])
+    if config is None:
+        raise InputError(f"model {row['model']!r} is not one we have a configuration for")
+    if chip is None:
+        raise InputError(f"hardware {row['hardware']!r} is not in accelerators.csv")
+    if not row["phase"].startswith("decode"):
+        raise InputError(f"phase {row['phase']!r}: only decode rows say what was in flight")
+    precision = parse_precision(row["precision"]) if row["precision"] else None
+    precision = precision or default_precision(chip, config)
+    count, context_len = _whole(row, "chips"), _whole(row, "seq_len")
+    requests, tpot_s = _operating_point(row, count)
+    balanced = BALANCED_SOURCE in row["source"]
+    step = Step(
+        context_len=context_len,
+        requests=requests,
+        drafts=_drafts(row, assume_drafts),
+        routing="balanced" if balanced else "uniform",
+    )
+    layout = default_layout(count, requests)
+    overlap: Literal["none", "waves"] = "none" if balanced else "waves"
+    return Case(
+        row=index,
+        label=label,
+        config=config,
+        chip=chip,
+        layout=layout,
+        precision=precision,
+        step=step,
+        immature="day-0" in row["stage"].lower() or "day 0" in row["stage"].lower(),
+        confidence=row["confidence"].split(" ")[0],
+        ideal=ideal_step(config, step, layout, chip, precision, overlap),
+        tpot_s=tpot_s,
+        tokens_per_s_per_chip=requests / tpot_s / count,
+    )
+
+
+def _whole(row: Row, column: str) -> int:
+    value = number(row, column, "row")
+    if value is None or value < 1 or value != int(value):
+        raise InputError(f"{column} is {row[column]!r}; a whole number of at least 1 is needed")
+    return int(value)
+
+
+def _operating_point(row: Row, chips: int) -> tuple[int, float]:
+    """(requests in flight, measured seconds per output token)."""
+    tpot_ms = number(row, "tpot_ms", "row")
+    rate = number(row, "tok_s_per_chip", "row")
+    batch = number(row, "global_batch", "row")
+    if batch and tpot_ms:
+        return int(batch), tpot_ms / 1e3
+    if batch and rate:
+        return int(batch), batch / (rate * chips)
+    if tpot_ms and rate:
+        return max(1, round(rate * chips * tpot_ms / 1e3)), tpot_ms / 1e3
+    raise InputError(
+        "the operating point is missing: give global_batch with tpot_ms or tok_s_per_chip, "
+        "or tpot_ms with tok_s_per_chip"
+    )
+
+
+def _drafts(row: Row, assumed: int | None) -> int:
+    """Drafts per step. An empty cell is not zero: the published tables write 0 for none."""
+    text = row["mtp"].lower().removeprefix("mtp").strip()
+    if not text and SGLANG_V4_SOURCE in row["source"].lower():
+        return SGLANG_V4_DRAFTS
+    if not text and assumed is not None:
+        return assumed
+    if not text.isdigit() or int(text) > MAX_DRAFTS:
+        raise InputError(
+            f"mtp is {row['mtp']!r}: how many tokens were drafted per step changes the time per "
+            f"token up to 2.4 times; a number from 0 to {MAX_DRAFTS} is needed (--assume-mtp)"
+        )
+    return int(text)

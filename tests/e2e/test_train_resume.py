@@ -1,0 +1,147 @@
+"""A run killed at any time goes on with exactly the losses it would have had."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dougong.errors import TrainingError
+from dougong.train.checkpoint import latest_checkpoint
+from dougong.train.loop import open_run, save, train, train_step
+from dougong.train.progress import CURVE_FILE, LOG_FILE, read_log
+from tests.support import training
+
+STEPS = 8
+PATIENCE_S = 120
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return training.write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    train(training.run_config(inputs, folder, steps=STEPS), quiet=True)
+    return folder
+
+
+def figures(folder: Path) -> list[dict[str, float]]:
+    """The log without what the clock decides."""
+    lines = read_log(folder / LOG_FILE)
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def write_toml(inputs: Path, folder: Path) -> Path:
+    path = folder.with_suffix(".toml")
+    path.write_text(training.run_config(inputs, folder, steps=STEPS).to_toml())
+    return path
+
+
+def wait_for_steps(process: subprocess.Popen[bytes], log: Path, count: int) -> None:
+    """Returns when `count` steps are in the log."""
+    give_up = time.monotonic() + PATIENCE_S
+    while not log.exists() or log.read_text().count("\n") < count:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+def test_killed_run_goes_on_with_identical_losses(
+    inputs: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    """SIGKILL in the middle, behind the first checkpoint; then the same command again."""
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "dougong.cli.main", "train", str(write_toml(inputs, folder))]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, **quiet)
+    wait_for_steps(process, folder / LOG_FILE, 4)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done_before = latest_checkpoint(folder)
+    assert done_before is not None
+    done = subprocess.run([*command, "--json"], env=environment, capture_output=True, check=True)
+    assert figures(folder) == figures(unbroken)
+    report = json.loads(done.stdout)
+    assert report["steps"] == STEPS
+    assert report["loss"] == figures(unbroken)[-1]["loss"]
+    assert (Path(report["model"]) / "model.safetensors").is_file()
+
+
+def test_kill_between_checkpoints_repeats_the_lost_steps(
+    inputs: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    config = training.run_config(inputs, tmp_path, steps=STEPS)
+    run = open_run(config, quiet=True)
+    for count in range(1, 6):
+        line, seconds = train_step(run)
+        run.progress.record(line, 0, seconds, show=False)
+        if count == 3:
+            save(run)
+    (tmp_path / ".partial-000006").mkdir()  # as a kill during the writing of a checkpoint leaves it
+    with (tmp_path / LOG_FILE).open("a") as log:
+        log.write('{"step": 5, "lo')  # and during the writing of the log
+    train(config, quiet=True)
+    assert figures(tmp_path) == figures(unbroken)
+
+
+def test_loss_falls(unbroken: Path) -> None:
+    losses = [line["loss"] for line in figures(unbroken)]
+    # a uniform guess over 512 ids costs ln 512 = 6.24; eight small steps leave it
+    assert losses[0] > 6
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_another_seed_gives_other_losses(inputs: Path, unbroken: Path, tmp_path: Path) -> None:
+    values = training.values(inputs, tmp_path, steps=2)
+    values["data"]["seed"] = 2
+    train(training.run_config_from_dict(values), quiet=True)
+    assert figures(tmp_path)[0]["loss"] != figures(unbroken)[0]["loss"]
+
+
+def test_run_leaves_few_checkpoints_and_a_curve(unbroken: Path) -> None:
+    assert [path.name for path in sorted(unbroken.glob("step-*"))] == ["step-000006", "step-000008"]
+    assert (unbroken / CURVE_FILE).read_bytes().startswith(b"\x89PNG")
+    assert not list(unbroken.glob(".partial*"))
+
+
+def test_another_model_in_the_folder_is_refused(
+    inputs: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    wider = tmp_path / "config.json"
+    wider.write_text(json.dumps(training.MODEL | {"moe_intermediate_size": 64}))
+    values = training.values(inputs, unbroken, steps=STEPS) | {"model": str(wider)}
+    with pytest.raises(TrainingError, match="holds another model's weights"):
+        open_run(training.run_config_from_dict(values), quiet=True)
+
+
+def test_loss_that_is_not_finite_stops_the_run(inputs: Path, tmp_path: Path) -> None:
+    run = open_run(training.run_config(inputs, tmp_path, steps=2), quiet=True)
+    run.model.head.weight.data[0, 0] = float("nan")
+    with pytest.raises(TrainingError, match=r"step 0: the loss is nan; the last checkpoint"):
+        train_step(run)
+
+
+def test_full_disk_keeps_the_older_checkpoint(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(training.run_config(inputs, tmp_path, steps=2), quiet=True)
+    train_step(run)
+    older = save(run)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    train_step(run)
+    monkeypatch.setattr("dougong.train.checkpoint.save_file", full)
+    with pytest.raises(TrainingError, match="No space left on device"):
+        save(run)
+    assert latest_checkpoint(tmp_path) == older
