@@ -115,4 +115,5 @@ def _widen(dtype: str, data: NDArray[Any], scale: NDArray[Any] | None) -> NDArra
         values *= scale[:, None]
         return values
     block = fp4_block if dtype == "I8" else fp8_block
-    return block.dequantize(data, ue8m0.decode(scale))
+    wide: NDArray[np.float32] = block.dequantize(data, ue8m0.decode(scale))
+    return wide
