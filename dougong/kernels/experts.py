@@ -37,7 +37,8 @@ def expert_mlp(
 ) -> Tensor:
     """One expert: w2 @ (weight * swiglu(w1 @ x, w3 @ x)), [T, D] in x's dtype.
 
-    The routing weight multiplies before w2, which matters only under rounding.
+    The routing weight multiplies before w2, which matters only under rounding. A backend may give
+    the result in the wide dtype: it is added to the routed experts' sum there.
     """
     gate_TI = linear(x_TD, w1_ID, rounded=rounded)
     up_TI = linear(x_TD, w3_ID, rounded=rounded)

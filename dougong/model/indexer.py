@@ -35,14 +35,17 @@ class Indexer(nn.Module):
             rotation_TP,
             rounded=self.build.rounded,
         )
-        return q_TJD, self.weights_proj(x_TD) * self.scale
+        return q_TJD, self.weights_proj(x_TD)
 
     def scores(self, q_NJD: Tensor, weight_NJ: Tensor, keys_MD: Tensor) -> Tensor:
         """Differentiable scores [N, M] of all entries, visible or not."""
-        return index_scores(q_NJD, weight_NJ, keys_MD)
+        return index_scores(q_NJD, weight_NJ * self.scale, keys_MD)
 
     def forward(self, q_NJD: Tensor, weight_NJ: Tensor, keys_MD: Tensor, start: int) -> Tensor:
-        """The selected entries [N, K] of queries at positions start, start + 1, ...; -1 = none."""
+        """The selected entries [N, K] of queries at positions start, start + 1, ...; -1 = none.
+
+        The scores' scale is left out: a positive factor changes no choice.
+        """
         selected: Tensor = self.build.ops.index_select(
             q_NJD.detach(),
             weight_NJ.detach(),

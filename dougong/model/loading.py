@@ -99,6 +99,7 @@ def load_model(
         )
     if backend in STORED_BACKENDS:
         keep_stored(model.requires_grad_(False), checkpoint)
+        model.records_steps = True
     model.to_empty(device=device)
     model.reset_tables()
     with torch.no_grad():

@@ -19,6 +19,7 @@ from dougong.errors import BackendError, ConfigError, InputError
 from dougong.kernels.registry import operators
 from dougong.model.attention import Attention
 from dougong.model.batch import Batch, check_tokens
+from dougong.model.decode import TokenStep
 from dougong.model.hyper_connection import HyperConnection, HyperHead
 from dougong.model.layers import Build, Embedding, Linear, RMSNorm, WideLinear
 from dougong.model.moe import MoE
@@ -104,6 +105,8 @@ class Transformer(nn.Module):
             )
         build = Build(operators(backend, fallback=fallback), dtype, rounding == "release")
         self.config, self.build = config, build
+        self._step: TokenStep | None = None  # backend cpu's recorded decode step, once it is needed
+        self.records_steps = False  # set by the loader, where weights never move
         self.embed = Embedding(build, config.vocab_size, config.hidden_size)
         main, extra = config.num_hidden_layers, config.num_nextn_predict_layers
         ratios = config.compress_ratios
@@ -147,6 +150,16 @@ class Transformer(nn.Module):
         """
         starts = [0] * len(lengths) if states is None else [state.length for state in states]
         check_tokens(self.config, ids_T, lengths, starts)
+        if self.records_steps and states is not None and list(lengths) == [1]:
+            if self._step is None:
+                self._step = TokenStep(self)
+            if self._step.lock.acquire(blocking=False):  # else another thread is in its memory
+                try:
+                    streams_TSD = self._step.run(ids_T, states[0])
+                finally:
+                    self._step.lock.release()
+                states[0].advance(1)
+                return streams_TSD
         batch = Batch.flatten(ids_T, lengths, starts)
         embedded_TD: Tensor = self.embed(ids_T)
         streams_TSD = embedded_TD[:, None].repeat(1, self.config.hc_mult, 1)

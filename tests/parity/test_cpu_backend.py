@@ -66,7 +66,8 @@ def test_bfloat16_is_as_near_as_the_reference_in_bfloat16(name: str) -> None:
     ours = full(model(name, torch.bfloat16), ids)[0]
     theirs = full(load_model(FOLDER / name, dtype=torch.bfloat16), ids)[0]
     errors = [(logits - want).square().mean().sqrt() for logits in (ours, theirs)]
-    assert errors[0] < 1.2 * errors[1]  # two samples of the same rounding noise
+    # two samples of one rounding noise: an expert chosen otherwise moves a row as a whole
+    assert errors[0] < 1.5 * errors[1]
 
 
 def test_quantized_matrices_stay_in_their_files() -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dougong.errors import ShapeError
-from dougong.kernels.cpu.library import Attention, Index, library
+from dougong.kernels.cpu.library import Attention, Index
+from dougong.kernels.cpu.program import call
 from dougong.kernels.cpu.tensors import contiguous, dtype_code, floats, indices, inference_only
 
 
@@ -35,7 +36,7 @@ def index_select(
         dtype_code(weight_NJ, "index_select: weight"),
     )  # fmt: skip
     if k:
-        library().dg_index(arguments)
+        call("dg_index", arguments, q_NJD, weight_NJ, keys_MD, selected_NK)
     return selected_NK
 
 
@@ -78,7 +79,8 @@ def attention(
         tokens, heads, size, pairs, num_recent, 0 if selected is None else selected.shape[1],
         start, window, max(ratio, 1), dtype_code(q_NHC, "attention: q"),
     )  # fmt: skip
-    library().dg_attention(arguments)
+    kept = (q_NHC, recent_WC, entries, selected, sink_H, rotation_NP, out_NHC)
+    call("dg_attention", arguments, *kept)
     return out_NHC
 
 

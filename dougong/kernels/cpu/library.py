@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dougong.errors import BackendError
 
-ABI = 1
+ABI = 2
 FILE = "libdougong_native.dylib" if platform.system() == "Darwin" else "libdougong_native.so"
 PATHS = ("avx512", "avx2", "portable")
 
@@ -112,6 +112,19 @@ class Attention(ctypes.Structure):
     )
 
 
+class Add(ctypes.Structure):
+    """Arguments of dg_add."""
+
+    _fields_ = _fields("a b y", "count y_dtype")
+
+
+class Call(ctypes.Structure):
+    """A recorded call."""
+
+    _fields_ = (("operation", c_int64), ("arguments", c_void_p))
+
+
+# In the order of abi.h's dg_operation.
 CALLS: dict[str, type[ctypes.Structure]] = {
     "dg_linear": Linear,
     "dg_experts": Experts,
@@ -122,6 +135,7 @@ CALLS: dict[str, type[ctypes.Structure]] = {
     "dg_pool": Pool,
     "dg_index": Index,
     "dg_attention": Attention,
+    "dg_add": Add,
 }
 
 
@@ -155,6 +169,7 @@ def library() -> ctypes.CDLL:
     for name, arguments in CALLS.items():
         function = getattr(native, name)
         function.argtypes, function.restype = [ctypes.POINTER(arguments)], None
+    native.dg_run.argtypes, native.dg_run.restype = [ctypes.POINTER(Call), c_int64], None
     native.dg_path.restype = ctypes.c_char_p
     native.dg_set_path.argtypes = [ctypes.c_char_p]
     native.dg_stream.argtypes, native.dg_stream.restype = [c_void_p, c_int64], ctypes.c_double

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dougong.errors import ShapeError
-from dougong.kernels.cpu.library import Experts, Linear, Router, library
+from dougong.kernels.cpu.library import Experts, Linear, Router
+from dougong.kernels.cpu.program import call
 from dougong.kernels.cpu.tensors import (
     DTYPES,
     Weight,
@@ -44,7 +45,7 @@ def _product(
         ctypes.addressof(described), x.data_ptr(), y.data_ptr(),
         tokens, groups, x_code, DTYPES[dtype], rounded,
     )  # fmt: skip
-    library().dg_linear(arguments)
+    call("dg_linear", arguments, described, weight, x, y)
     return y
 
 
@@ -92,7 +93,7 @@ def _experts(
         None if weights_TK is None else weights_TK.data_ptr(), y_TD.data_ptr(),
         tokens, top_k, count, dtype_code(x_TD, "experts: x"), rounded, limit,
     )  # fmt: skip
-    library().dg_experts(arguments)
+    call("dg_experts", arguments, w1, w3, w2, matrix, x_TD, experts_TK, weights_TK, y_TD)
     return y_TD
 
 
@@ -106,10 +107,10 @@ def expert_mlp(
     limit: float,
     rounded: bool,
 ) -> Tensor:
-    """One expert: w2 @ (weight * swiglu(w1 @ x, w3 @ x)), [T, D] in x's dtype."""
+    """One expert: w2 @ (weight * swiglu(w1 @ x, w3 @ x)), [T, D] float32."""
     weights_TK = None if weight_T is None else weight_T[:, None]
     matrix = (w1_ID, w3_ID, w2_DI)
-    return _experts(x_TD, weights_TK, None, matrix, limit=limit, rounded=rounded).to(x_TD.dtype)
+    return _experts(x_TD, weights_TK, None, matrix, limit=limit, rounded=rounded)
 
 
 def grouped_experts(
@@ -158,5 +159,6 @@ def router(
         weights_TK.data_ptr(), experts_TK.data_ptr(),
         tokens, top_k, dtype_code(x_TD, "router: x"), route_scale,
     )  # fmt: skip
-    library().dg_router(arguments)
+    kept = (described, weight_ED, x_TD, bias_E, hashed_TK, weights_TK, experts_TK)
+    call("dg_router", arguments, *kept)
     return weights_TK, experts_TK

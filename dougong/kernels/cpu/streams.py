@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dougong.errors import ShapeError
-from dougong.kernels.cpu.library import Mhc, MhcPost, NormRope, Pool, library
+from dougong.kernels.cpu.library import Mhc, MhcPost, NormRope, Pool
+from dougong.kernels.cpu.program import call
 from dougong.kernels.cpu.tensors import DTYPES, contiguous, dtype_code, floats, inference_only
 
 NO_ROUNDING, FP8_CACHE, FP4_INDEX = range(3)
@@ -45,7 +46,7 @@ def _mix(
         tokens, streams, size, dtype_code(streams_TSD, "mhc: streams"), iterations,
         hc_eps, norm_eps,
     )  # fmt: skip
-    library().dg_mhc_mix(arguments)
+    call("dg_mhc_mix", arguments, streams_TSD, fn, base, scale, x_TD, post, comb)
     return x_TD, post, comb
 
 
@@ -91,7 +92,7 @@ def mhc_post(y_TD: Tensor, streams_TSD: Tensor, post_ST: Tensor, comb_SST: Tenso
         out_TSD.data_ptr(), tokens, streams, size,
         dtype_code(y_TD, "mhc_post: y"), dtype_code(streams_TSD, "mhc_post: streams"),
     )  # fmt: skip
-    library().dg_mhc_post(arguments)
+    call("dg_mhc_post", arguments, y_TD, streams_TSD, post_ST, comb_SST, out_TSD)
     return out_TSD
 
 
@@ -129,7 +130,7 @@ def _norm_rope(
         None if rotation_TP is None else rotation_TP.data_ptr(), y.data_ptr(),
         rows, size, pairs, heads, x_code, DTYPES[y.dtype], rounding, eps,
     )  # fmt: skip
-    library().dg_norm_rope(arguments)
+    call("dg_norm_rope", arguments, x, weight_C, rotation_TP, y)
     return y
 
 
@@ -180,7 +181,7 @@ def pool(value_BMX: Tensor, score_BMX: Tensor, *, overlap: bool, first: bool) ->
         value_BMX.data_ptr(), score_BMX.data_ptr(), pooled_BD.data_ptr(),
         pooled_BD.shape[0], ratio, width, stride, overlap, first,
     )  # fmt: skip
-    library().dg_pool(arguments)
+    call("dg_pool", arguments, value_BMX, score_BMX, pooled_BD)
     return pooled_BD
 
 

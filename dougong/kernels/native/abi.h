@@ -6,7 +6,8 @@
 #pragma once
 #include <stdint.h>
 
-#define DG_ABI 1
+#define DG_ABI 2
+#define DG_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
 extern "C" {
@@ -114,7 +115,23 @@ typedef struct {
     int64_t start, window, ratio, dtype;
 } dg_attention_args;
 
-#define DG_API __attribute__((visibility("default")))
+// y = a + b, floats; y in y_dtype.
+typedef struct {
+    const float *a, *b;
+    void* y;
+    int64_t count, y_dtype;
+} dg_add_args;
+
+// A recorded call: the operator and its arguments, which stay where they are.
+enum dg_operation {
+    DG_LINEAR = 0, DG_EXPERTS, DG_ROUTER, DG_MHC_MIX, DG_MHC_POST, DG_NORM_ROPE, DG_POOL, DG_INDEX,
+    DG_ATTENTION, DG_ADD
+};
+typedef struct {
+    int64_t operation;
+    const void* arguments;
+} dg_call;
+
 DG_API int dg_abi(void);
 DG_API const char* dg_path(void);           // "avx512", "avx2" or "portable"
 DG_API int dg_set_path(const char* name);   // 0 done, -1 this machine cannot; "auto" is the best it can
@@ -128,6 +145,8 @@ DG_API void dg_norm_rope(const dg_norm_rope_args*);
 DG_API void dg_pool(const dg_pool_args*);
 DG_API void dg_index(const dg_index_args*);
 DG_API void dg_attention(const dg_attention_args*);
+DG_API void dg_add(const dg_add_args*);
+DG_API void dg_run(const dg_call*, int64_t count);  // one after another; fewer trips from Python
 DG_API double dg_stream(const void* data, int64_t bytes);  // reads it once; a checksum
 
 #ifdef __cplusplus

@@ -1,5 +1,6 @@
 // Which path runs: the best this machine has, or the one asked for (DOUGONG_CPU_PATH, dg_set_path).
 #include <omp.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <atomic>
@@ -7,7 +8,7 @@
 
 namespace {
 
-bool available(const Path& path) {
+bool available([[maybe_unused]] const Path& path) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -34,6 +35,13 @@ const Path* find(const char* name) {
 
 std::atomic<const Path*> chosen{nullptr};
 std::atomic<int> fixed_threads{0};
+
+// A forked child has none of OpenMP's threads, and libgomp would wait for them forever.
+struct AfterFork {
+    AfterFork() {
+        pthread_atfork(nullptr, nullptr, [] { fixed_threads.store(1); });
+    }
+} after_fork;
 
 const Path& path() {
     const Path* now = chosen.load(std::memory_order_acquire);
@@ -70,6 +78,24 @@ void dg_norm_rope(const dg_norm_rope_args* a) { path().norm_rope(*a); }
 void dg_pool(const dg_pool_args* a) { path().pool(*a); }
 void dg_index(const dg_index_args* a) { path().index(*a); }
 void dg_attention(const dg_attention_args* a) { path().attention(*a); }
+void dg_add(const dg_add_args* a) { path().add(*a); }
+void dg_run(const dg_call* calls, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        const void* a = calls[i].arguments;
+        switch (calls[i].operation) {
+            case DG_LINEAR: dg_linear((const dg_linear_args*)a); break;
+            case DG_EXPERTS: dg_experts((const dg_experts_args*)a); break;
+            case DG_ROUTER: dg_router((const dg_router_args*)a); break;
+            case DG_MHC_MIX: dg_mhc_mix((const dg_mhc_args*)a); break;
+            case DG_MHC_POST: dg_mhc_post((const dg_mhc_post_args*)a); break;
+            case DG_NORM_ROPE: dg_norm_rope((const dg_norm_rope_args*)a); break;
+            case DG_POOL: dg_pool((const dg_pool_args*)a); break;
+            case DG_INDEX: dg_index((const dg_index_args*)a); break;
+            case DG_ATTENTION: dg_attention((const dg_attention_args*)a); break;
+            case DG_ADD: dg_add((const dg_add_args*)a); break;
+        }
+    }
+}
 double dg_stream(const void* data, int64_t bytes) { return path().stream(data, bytes); }
 
 }

@@ -13,6 +13,7 @@ struct Path {
     void (*pool)(const dg_pool_args&);
     void (*index)(const dg_index_args&);
     void (*attention)(const dg_attention_args&);
+    void (*add)(const dg_add_args&);
     double (*stream)(const void*, int64_t);
 };
 extern const Path path_portable;

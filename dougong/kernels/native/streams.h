@@ -186,6 +186,14 @@ inline void norm_rope(const dg_norm_rope_args& a) {
     else norm_rope_as<float, float>(a);
 }
 
+inline void add(const dg_add_args& a) {
+    for (int64_t i = 0; i < a.count; i += LANES) {
+        const V sum = load_some(a.a + i, a.count - i) + load_some(a.b + i, a.count - i);
+        if (a.y_dtype == DG_BFLOAT16) store_some((bf16*)a.y + i, sum, a.count - i);
+        else store_some((float*)a.y + i, sum, a.count - i);
+    }
+}
+
 // Softmax over a block's scores, channel by channel; with overlap a token's first half counts in
 // the block after its own. value and score then begin one block early, unless `first`.
 inline void pool(const dg_pool_args& a) {
