@@ -8,7 +8,7 @@ for piece in model.stream("Tell me a story.", seed=7):
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from dougong.chat import Tokenizer, encode_conversation, load_tokenizer, special
+from dougong.chat.completion import CompletionParser, ContentDelta, Event, ReasoningDelta
 from dougong.chat.effort import Profile
+from dougong.chat.turns import ToolCall
 from dougong.checkpoint import parameters
 from dougong.checkpoint.locate import find_checkpoint
-from dougong.config import ModelConfig, V3Config, load_config
-from dougong.errors import InputError
+from dougong.config import ModelConfig, V3Config, V4Config, load_config
+from dougong.errors import BackendError, InputError
 from dougong.machine import require_memory
 from dougong.model.generation import LanguageModel, Limits, Report, Request, all_logits
 from dougong.model.loading import load_model
@@ -48,13 +50,15 @@ def load(
     Args:
         dtype: "float32", "float64" or "bfloat16", the number type of the arithmetic.
         fallback: whether operators that `backend` lacks may run on the reference.
-        rounding: "release" rounds activations and caches at run time as the release does.
+        rounding: "release" rounds activations and caches at run time as the release does; "none"
+            computes exactly. `generate` and `chat` on the command line use `serving_rounding`.
     Raises: CheckpointError, ConfigError or BackendError with one sentence.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
     folder, number = find_checkpoint(name), DTYPES[dtype]
     config = load_config(folder)
+    _check_device(device)
     if device == "cpu":
         num_bytes = sum(parameter.count for parameter in parameters(config)) * number.itemsize
         require_memory(num_bytes, f"{name} in {dtype}", "try bfloat16 or a smaller model")
@@ -76,6 +80,24 @@ def load(
     return Model(model, folder)
 
 
+def _check_device(device: str) -> None:
+    """Refuses a device that torch does not know or that this machine does not have."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise BackendError(f"device {device!r} cannot be used: {reason}; try 'cpu'.") from None
+
+
+def serving_rounding(name: str | Path) -> str:
+    """The rounding to talk to model `name` with: "release" if it has a quantization_config.
+
+    Such a V4 checkpoint was made to run so; its exact arithmetic is what `load` does by default.
+    """
+    config = load_config(find_checkpoint(name))
+    return "release" if isinstance(config, V4Config) and config.quantized else "none"
+
+
 @dataclass(frozen=True)
 class Piece:
     """Some text of an answer, as soon as its characters are complete; may be empty."""
@@ -86,11 +108,16 @@ class Piece:
 
 @dataclass(kw_only=True)
 class Answer:
-    """A finished answer. `finish_reason` is "stop" (end of sentence) or "length" (max_tokens)."""
+    """A finished answer, its parts told apart; `errors` says what is malformed in it.
+
+    `finish_reason` is "stop" (end of sentence), "length" (max_tokens) or "tool_calls".
+    """
 
     text: str = ""
     reasoning: str = ""
-    finish_reason: Literal["stop", "length"] = "length"
+    tool_calls: tuple[ToolCall, ...] = ()
+    errors: tuple[str, ...] = ()
+    finish_reason: Literal["stop", "length", "tool_calls"] = "length"
     ids: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
     reused_tokens: int = 0
@@ -142,7 +169,7 @@ class Model:
 
         Args: ids: token ids of one sequence [S]; chunks: sizes of the pieces it is computed in.
         """
-        return self.all_logits(torch.as_tensor(ids, dtype=torch.int64), chunks)[0]
+        return self.all_logits(_as_ids(ids), chunks)[0]
 
     def all_logits(
         self,
@@ -153,6 +180,9 @@ class Model:
         report: Report | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """`generation.all_logits` on this model: ([S, V], [S - 1, V] or None)."""
+        for size in chunks or ():
+            if not _is_int(size) or size < 1:
+                raise InputError(f"chunks: {size!r} is no size; each is a whole number from 1.")
         return all_logits(self.transformer, ids_S, chunks, mtp=mtp, report=report)
 
     def generate(self, prompt: Prompt, **options: Any) -> Answer:
@@ -175,6 +205,7 @@ class Model:
         thinking: bool = False,
         effort: str | None = None,
         profile: Profile = "preview",
+        tools: Sequence[Mapping[str, Any]] | None = None,
         raw: bool = False,
         report: Report | None = None,
     ) -> Stream:
@@ -184,6 +215,7 @@ class Model:
             prompt: a user message, or a conversation as a list of {"role", "content", ...}.
             thinking: lets the model reason first; `effort`: its reasoning effort, of those that
                 `profile`, the generation of the checkpoint, knows.
+            tools: functions the model may call, in OpenAI's form; its calls are parsed.
             raw: continues the string `prompt` as it is, without turning it into a conversation.
             report: told during the prefill how many tokens are done, and of how many.
         Raises: InputError if an option is out of range or prompt and answer exceed the context.
@@ -191,11 +223,14 @@ class Model:
         params = SamplingParams(
             temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed
         )
-        ids = self.encode(prompt, thinking=thinking, effort=effort, profile=profile, raw=raw)
+        ids = self.encode(
+            prompt, thinking=thinking, effort=effort, profile=profile, tools=tools, raw=raw
+        )
         self._check_room(len(ids), max_tokens)
         answer = Answer(prompt_tokens=len(ids))
         tokens = self._tokens(ids, params, max_tokens, answer, report)
-        return Stream(self._pieces(tokens, answer, reasoning=thinking), answer)
+        parser = None if raw else CompletionParser(thinking=thinking, tools=bool(tools))
+        return Stream(self._pieces(tokens, answer, parser), answer)
 
     def encode(
         self,
@@ -204,14 +239,17 @@ class Model:
         thinking: bool = False,
         effort: str | None = None,
         profile: Profile = "preview",
+        tools: Sequence[Mapping[str, Any]] | None = None,
         raw: bool = False,
     ) -> list[int]:
         """The ids that the model is given for `prompt`; see `stream` for the arguments."""
+        if not isinstance(prompt, str | Sequence) or not prompt:
+            raise InputError("the prompt is empty or no text; write what the model should answer.")
         if raw:
-            if not isinstance(prompt, str) or thinking:
+            if not isinstance(prompt, str) or thinking or tools:
                 raise InputError(
                     "a raw prompt is a string that the model continues: it cannot be a "
-                    "conversation, and thinking has no place in it."
+                    "conversation, and thinking and tools have no place in it."
                 )
             text = prompt if prompt.startswith(special.BOS) else special.BOS + prompt
             return self.tokenizer.encode(text)
@@ -221,13 +259,18 @@ class Model:
         if effort is not None and not thinking:
             raise InputError("an effort says how hard to think; switch thinking on as well.")
         return encode_conversation(
-            self.tokenizer, messages, thinking=thinking, effort=effort, profile=profile
+            self.tokenizer,
+            messages,
+            tools=tools,
+            thinking=thinking,
+            effort=effort,
+            profile=profile,
         )
 
     def _check_room(self, prompt_tokens: int, max_tokens: int) -> None:
         limit = self.config.max_position_embeddings
-        if max_tokens < 1:
-            raise InputError(f"max_tokens is {max_tokens}; it must be 1 or more.")
+        if not _is_int(max_tokens) or max_tokens < 1:
+            raise InputError(f"max_tokens is {max_tokens!r}; a whole number from 1 is wanted.")
         if prompt_tokens + max_tokens > limit:
             raise InputError(
                 f"{prompt_tokens} prompt tokens and max_tokens {max_tokens} exceed the model's "
@@ -257,26 +300,57 @@ class Model:
         answer.finish_reason = "stop" if answer.ids[-1] == eos else "length"
         self._request = request
 
-    def _pieces(self, tokens: Iterator[int], answer: Answer, reasoning: bool) -> Iterator[Piece]:
-        """Text of the drawn tokens; a thinking model's `</think>` ends its reasoning."""
+    def _pieces(
+        self, tokens: Iterator[int], answer: Answer, parser: CompletionParser | None
+    ) -> Iterator[Piece]:
+        """Text of the drawn tokens, told apart by `parser`; None leaves it as it is (raw)."""
         decoder = self.tokenizer.stream_decoder()
-        end_think = self.tokenizer.special_id(special.END_THINK) if reasoning else None
 
-        def piece(text: str) -> Iterator[Piece]:
-            if not text:
-                return
-            if reasoning:
-                answer.reasoning += text
-            else:
+        def told_apart(text: str) -> Iterator[Piece]:
+            if parser is None:
                 answer.text += text
-            yield Piece("reasoning" if reasoning else "content", text)
+                yield Piece("content", text)
+            else:
+                yield from _shown(parser.push(text))
 
         for token in tokens:
-            if token == self.tokenizer.eos_id:
-                continue
-            if reasoning and token == end_think:
-                yield from piece(decoder.finish())
-                reasoning, decoder = False, self.tokenizer.stream_decoder()
-            else:
-                yield from piece(decoder.push(token))
-        yield from piece(decoder.finish())
+            if token != self.tokenizer.eos_id and (text := decoder.push(token)):
+                yield from told_apart(text)
+        if text := decoder.finish():
+            yield from told_apart(text)
+        if parser is None:
+            return
+        yield from _shown(parser.finish("stop" if answer.finish_reason == "stop" else "length"))
+        whole = parser.completion
+        answer.text, answer.reasoning = whole.content, whole.reasoning
+        answer.tool_calls, answer.errors = whole.tool_calls, whole.errors
+        answer.finish_reason = whole.finish_reason
+
+
+def _shown(events: Iterable[Event]) -> Iterator[Piece]:
+    """What of the parsed events is text to read; tool calls are whole in the answer."""
+    for event in events:
+        if isinstance(event, ReasoningDelta):
+            yield Piece("reasoning", event.text)
+        elif isinstance(event, ContentDelta):
+            yield Piece("content", event.text)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _as_ids(ids: object) -> Tensor:
+    """Token ids as int64 [S]; InputError for anything that is not a list of whole numbers."""
+    if isinstance(ids, Tensor):
+        if ids.dtype != torch.int64 or ids.dim() != 1 or not len(ids):
+            raise InputError(
+                f"ids is {ids.dtype} {list(ids.shape)}; expected int64 [S] with at least one token."
+            )
+        return ids
+    if isinstance(ids, str) or not isinstance(ids, Sequence) or not ids:
+        raise InputError("ids must be a list of token ids with at least one in it.")
+    for at, token in enumerate(ids):
+        if not _is_int(token) or not 0 <= token < 2**31:
+            raise InputError(f"ids[{at}] is {token!r}; a token id is a whole number from 0.")
+    return torch.tensor(ids, dtype=torch.int64)

@@ -97,7 +97,7 @@ class V4Config:
     moe_intermediate_size: Count
     num_hash_layers: CountOrZero
     routed_scaling_factor: Annotated[float, Between(1e-6, 1e6)]
-    swiglu_limit: Annotated[float, Between(1e-3, 1e6)]
+    swiglu_limit: Annotated[float, Between(0.0, 1e6)]  # 0: no clamp
     hc_mult: Annotated[int, Between(1, 64)] = 4
     hc_sinkhorn_iters: Annotated[int, Between(1, 1000)] = 20
     hc_eps: Epsilon = 1e-6

@@ -60,7 +60,9 @@ def read_v4(values: Mapping[str, object]) -> Fields:
     _drop_fixed(fields, FIXED_V4 | FIXED_EXTRAS)
     if isinstance(ratios := fields.get("compress_ratios"), list):
         fields["compress_ratios"] = tuple(ratios)
+    _read_token_ids(fields)
     if isinstance(scaling := fields.get("rope_scaling"), dict):
+        _drop_rope_theta(fields, scaling := dict(scaling))
         fields["rope_scaling"] = _yarn(scaling, IGNORED_ROPE_V4)
     return {key: value for key, value in fields.items() if key not in IGNORED_V4}
 
@@ -110,6 +112,23 @@ def _from_inference(values: Mapping[str, object]) -> Fields:
     elif expert_dtype is not None:
         fields["expert_dtype"] = expert_dtype
     return fields | {key: given[key] for key in given if key not in IGNORED_INFERENCE}
+
+
+def _read_token_ids(fields: Fields) -> None:
+    """transformers writes an id as a list of one, or null for its default."""
+    for key in ("bos_token_id", "eos_token_id"):
+        given = fields.get(key, 0)
+        if given is None:
+            del fields[key]
+        elif isinstance(given, list) and len(given) == 1:
+            fields[key] = given[0]
+
+
+def _drop_rope_theta(fields: Fields, scaling: Fields) -> None:
+    """Takes out the theta that transformers adds to `rope_scaling`; it must be one of the two."""
+    known = [fields.get("rope_theta", 10000.0), fields.get("compress_rope_theta", 160000.0)]
+    theta = scaling.pop("rope_theta", known[0])
+    require(theta in known, "rope_scaling.rope_theta", theta, f"{known[0]} or {known[1]}")
 
 
 def _read_dtype(fields: Fields) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from dougong.config import PRESETS
 from dougong.errors import CheckpointError
 
 SHIPPED_MODELS = Path(__file__).resolve().parent.parent / "data" / "models"
@@ -40,6 +41,10 @@ def find_checkpoint(name: str | Path) -> Path:
     Raises: CheckpointError if there is none, saying where it was looked for.
     """
     text = str(name)
+    if not isinstance(name, str | Path) or not text.strip():
+        raise CheckpointError(
+            "the model's name is empty or no text; give a folder, a shipped name or org/name."
+        )
     if text in shipped_names():
         return SHIPPED_MODELS / text
     folder = Path(name).expanduser()
@@ -51,6 +56,11 @@ def find_checkpoint(name: str | Path) -> Path:
         )
     if _HUB_NAME.fullmatch(text) and (snapshot := _snapshot(text)) is not None:
         return snapshot
+    if text in PRESETS:
+        raise CheckpointError(
+            f"{text} is a preset: a configuration without weights. `dougong model inspect {text}` "
+            "shows it; to run it, name the folder of its checkpoint."
+        )
     raise CheckpointError(
         f"there is no model '{text}': not a folder, not in the cache {hub_cache()}, and not a "
         f"shipped model ({', '.join(shipped_names()) or 'none is shipped'})."

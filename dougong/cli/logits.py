@@ -80,13 +80,13 @@ def command(
     JSON: model, out, batch, tokens_per_sequence, vocab_size, dtype, mtp, seconds
     """
     check_paths(tokens, out)
-    options.set_threads(threads)
     from dougong.api import load
 
     start_s = time.monotonic()
     ids_BS = read_tokens(tokens)
     fallback = not no_fallback
     loaded = load(model, backend=backend, fallback=fallback, dtype=dtype, rounding=rounding)
+    options.choose_threads(threads, loaded)
     tensors = compute(loaded, ids_BS, chunks, mtp)
     write(tensors, out)
     batch, num_tokens, vocab_size = tensors["logits"].shape
@@ -108,8 +108,8 @@ def check_paths(tokens: Path, out: Path) -> None:
     """Refuses what would fail only after a long computation, or overwrite the input."""
     if not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.absolute().parent} does not exist.")
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder; name a file.")
+    if out.exists() and not out.is_file():
+        raise InputError(f"--out {out} is no ordinary file; name one, or a new name.")
     if out.exists() and tokens.exists() and out.samefile(tokens):
         raise InputError(f"--out {out} is the file with the tokens; name another one.")
 
@@ -148,8 +148,9 @@ def compute(
     from dougong.machine import require_memory
 
     batch, num_tokens = ids_BS.shape
-    # Float64 at worst, once per sequence and once more stacked.
-    num_bytes = ids_BS.numel() * model.config.vocab_size * 8 * 2 * (2 if mtp else 1)
+    # Once per sequence and once more stacked.
+    itemsize = 8 if next(model.transformer.parameters()).dtype == torch.float64 else 4
+    num_bytes = ids_BS.numel() * model.config.vocab_size * itemsize * 2 * (2 if mtp else 1)
     require_memory(num_bytes, f"{batch} x {num_tokens} logits", "give fewer tokens at a time")
     progress = options.Progress("logits")
     main: list[torch.Tensor] = []
@@ -175,9 +176,13 @@ def write(tensors: dict[str, torch.Tensor], out: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    out = out.resolve()  # a link keeps pointing at the file
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
+        partial.touch()  # with the permissions of any new file; save_file alone makes it private
+        mode = partial.stat().st_mode
         save_file(tensors, partial)
+        partial.chmod(mode)
         partial.replace(out)
     except SafetensorError as error:
         raise InputError(f"--out {out} cannot be written: {error}.") from error

@@ -49,6 +49,13 @@ rounding_option = click.option(
     show_default=True,
     help="Run-time rounding of activations and caches as in the release, or none.",
 )
+serving_rounding_option = click.option(
+    "--rounding",
+    type=click.Choice(["none", "release"]),
+    default=None,
+    help="Run-time rounding of activations and caches as in the release, or none. [default: "
+    "release for a checkpoint with a quantization_config, which was made to run so; else none]",
+)
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(DTYPES),
@@ -66,7 +73,7 @@ def model_options(command: F) -> F:
             backend_option,
             fallback_option,
             dtype_option,
-            rounding_option,
+            serving_rounding_option,
             threads_option,
         )
     ):
@@ -104,15 +111,22 @@ ASKING = (
 def load(words: dict[str, Any]) -> Model:
     """Loads the model that the options of `model_options` name, and takes them out of `words`."""
     from dougong.api import load as load_model
+    from dougong.api import serving_rounding
 
     threads, name = words.pop("threads"), words.pop("model")
-    set_threads(threads)
     fallback = not words.pop("no_fallback")
     chosen = {key: words.pop(key) for key in ("backend", "dtype", "rounding")}
+    chosen["rounding"] = chosen["rounding"] or serving_rounding(name)
     model = load_model(name, fallback=fallback, **chosen)
-    if threads is None and model.num_parameters < SMALL_MODEL_PARAMETERS:
-        set_threads(1)
+    choose_threads(threads, model)
     return model
+
+
+def choose_threads(threads: int | None, model: Model) -> None:
+    """As many threads as asked for; else one for a small model, torch's choice for others."""
+    if threads is None and model.num_parameters < SMALL_MODEL_PARAMETERS:
+        threads = 1
+    set_threads(threads)
 
 
 def set_threads(threads: int | None) -> None:

@@ -118,6 +118,10 @@ def parse_traffic(text: str) -> Traffic:
     from dougong.plan.runs import Traffic
 
     values = plan_options.parse_pairs(text, TRAFFIC, "--traffic")
+    if values["prompt"] < 1 or values["output"] < 1 or values["hit"] >= 1 or not values["rate"]:
+        raise click.UsageError(
+            "--traffic: rate must be above 0, prompt and output at least 1, hit below 100%."
+        )
     return Traffic(
         requests_per_s=values["rate"],
         prompt_len=int(values["prompt"]),
@@ -128,30 +132,7 @@ def parse_traffic(text: str) -> Traffic:
 
 def describe(result: Run) -> str:
     """The answer for a person: verdict, speed, what binds, what to change, how to start."""
-    point, scenario = result.decode, result.decode.scenario
-    memory, step = point.memory, point.step
-    say = plan_options.seconds
-    verdict = "fits" if memory.fits else "DOES NOT FIT"
-    lines = [
-        f"{result.model} on {scenario.layout.chips} x {scenario.chip.name}, "
-        f"{scenario.layout.label()}, {scenario.precision.name}: {verdict}",
-        f"  {scenario.precision.about}",
-        f"  memory per chip  {plan_options.gigabytes(memory.total)} of "
-        f"{plan_options.gigabytes(memory.capacity)} (dense {memory.dense / 1e9:.1f}, experts "
-        f"{memory.experts / 1e9:.1f}, KV {memory.kv / 1e9:.1f}, reserved "
-        f"{memory.reserved / 1e9:.1f}); at most {result.largest_batch:,} requests of "
-        f"{scenario.context_len:,} tokens"
-        + (f"; needs at least {result.smallest_count} chips" if result.smallest_count else ""),
-        f"  decode           {say(point.tpot_s)} per token [{say(point.tpot_low_s)} to "
-        f"{say(point.tpot_high_s)}], {point.tokens_per_s_per_user:,.1f} tokens/s per request, "
-        f"{point.tokens_per_s_per_chip:,.0f} tokens/s per chip at {scenario.batch:,} in flight",
-        f"  prefill          {result.prefill.prompt_len:,} tokens in {say(result.prefill.ttft_s)} "
-        f"[{say(result.prefill.ttft_low_s)} to {say(result.prefill.ttft_high_s)}], "
-        f"{result.prefill.tokens_per_s_per_chip:,.0f} tokens/s per chip",
-        "  step             " + ", ".join(f"{k} {say(v)}" for k, v in step.parts().items() if v),
-        f"  binds            {step.bound}",
-        *_money(result),
-    ]
+    lines = [*_verdict(result), *_speed(result), *_money(result)]
     if result.hiding is not None:
         word = "hides" if result.hiding.hides_at_peak else "does not hide"
         lines.append(
@@ -175,6 +156,42 @@ def describe(result: Run) -> str:
         lines += [f"  # {launch.engine}{': ' + launch.note if launch.note else ''}"]
         lines += [f"  {line}" for line in launch.commands]
     return "\n".join(lines)
+
+
+def _verdict(result: Run) -> list[str]:
+    scenario, memory = result.decode.scenario, result.decode.memory
+    gigabytes = plan_options.gigabytes
+    needs = f"; needs at least {result.smallest_count} chips" if result.smallest_count else ""
+    return [
+        f"{result.model} on {scenario.layout.chips} x {scenario.chip.name}, "
+        f"{scenario.layout.label()}, {scenario.precision.name}: "
+        f"{'fits' if memory.fits else 'DOES NOT FIT'}",
+        f"  {scenario.precision.about}",
+        f"  memory per chip  {gigabytes(memory.total)} of {gigabytes(memory.capacity)} "
+        f"(dense {memory.dense / 1e9:.1f}, experts {memory.experts / 1e9:.1f}, "
+        f"KV {memory.kv / 1e9:.1f}, reserved {memory.reserved / 1e9:.1f}); "
+        f"at most {result.largest_batch:,} requests of {scenario.context_len:,} tokens{needs}",
+    ]
+
+
+def _speed(result: Run) -> list[str]:
+    point, reading, alone = result.decode, result.prefill, result.fastest_prefill
+    say = plan_options.seconds
+    wide = ""
+    if alone is not reading:
+        wide = f"; alone on {alone.scenario.layout.label()}: {say(alone.ttft_s)}"
+    parts = point.step.parts().items()
+    return [
+        f"  decode           {say(point.tpot_s)} per token [{say(point.tpot_low_s)} to "
+        f"{say(point.tpot_high_s)}], {point.tokens_per_s_per_user:,.1f} tokens/s per request, "
+        f"{point.tokens_per_s_per_chip:,.0f} tokens/s per chip at "
+        f"{point.scenario.batch:,} in flight",
+        f"  prefill          {reading.prompt_len:,} tokens in {say(reading.ttft_s)} "
+        f"[{say(reading.ttft_low_s)} to {say(reading.ttft_high_s)}], "
+        f"{reading.tokens_per_s_per_chip:,.0f} tokens/s per chip{wide}",
+        "  step             " + ", ".join(f"{name} {say(value)}" for name, value in parts if value),
+        f"  binds            {point.step.bound}",
+    ]
 
 
 def _money(result: Run) -> list[str]:

@@ -19,12 +19,15 @@ Weight = nn.Parameter | StoredMatrix  # dense and trainable, or as the checkpoin
 class Build:
     """What every module needs to know besides the configuration.
 
-    `rounded`: add the release's run-time rounding (`rounding="release"`).
+    `rounded`: add the release's run-time rounding of caches and index vectors
+    (`rounding="release"`); `rounded_inputs`: and of what enters an FP8 or FP4 matrix, which only a
+    quantized checkpoint has.
     """
 
     ops: Operators
     dtype: torch.dtype
     rounded: bool
+    rounded_inputs: bool = False
 
     @property
     def wide(self) -> torch.dtype:
@@ -57,7 +60,7 @@ class Linear(nn.Module):
 
     def __init__(self, build: Build, size_in: int, size_out: int, *, quantized: bool) -> None:
         super().__init__()
-        self.ops, self.rounded = build.ops, build.rounded and quantized
+        self.ops, self.rounded = build.ops, build.rounded_inputs and quantized
         self.weight: Weight = parameter(size_out, size_in, dtype=build.dtype)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class RoutedExperts(nn.Module):
             self.w3,
             self.w2,
             limit=self.limit,
-            rounded=self.build.rounded,
+            rounded=self.build.rounded_inputs,
         )
         return y_TD
 
@@ -85,7 +85,7 @@ class SharedExpert(nn.Module):
             self.w2.weight,
             None,
             limit=self.limit,
-            rounded=self.build.rounded,
+            rounded=self.build.rounded_inputs,
         )
         return y_TD
 

@@ -40,6 +40,11 @@ class SamplingParams:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "top_k", "min_p", "seed"):
+            value, whole = getattr(self, name), name in ("top_k", "seed")
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                kind = "whole number" if whole else "number"
+                raise InputError(f"{name} is {value!r}; a {kind} is wanted.")
         for name, value, allowed, what in (
             ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "0 or more"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),

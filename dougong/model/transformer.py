@@ -80,8 +80,9 @@ class Transformer(nn.Module):
 
     Args:
         config: shapes and constants.
-        backend: the operator table (`kernels.registry`); `rounding`: "none", or "release" for the
-            release's run-time rounding of activations, cache entries and index vectors.
+        backend: the operator table (`kernels.registry`).
+        rounding: "none", or "release" for the release's run-time rounding of cache entries, index
+            vectors and, in a quantized checkpoint, of what enters its FP8 and FP4 matrices.
         dtype: of activations and matrices: float64, float32 or bfloat16.
     """
 
@@ -96,14 +97,15 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         if rounding not in ROUNDINGS:
-            raise ConfigError(f"rounding: '{rounding}' is unknown; choose one of {ROUNDINGS}")
+            raise ConfigError(f"rounding: '{rounding}' is unknown; choose {' or '.join(ROUNDINGS)}")
         if dtype not in (torch.float64, torch.float32, torch.bfloat16):
             raise ConfigError(f"dtype: {dtype} is not supported; use float64, float32 or bfloat16")
         if backend == "cpu" and dtype == torch.float64:
             raise BackendError(
                 "backend cpu computes in float32 or bfloat16; use the reference for float64"
             )
-        build = Build(operators(backend, fallback=fallback), dtype, rounding == "release")
+        ops, rounded = operators(backend, fallback=fallback), rounding == "release"
+        build = Build(ops, dtype, rounded, rounded and config.quantized)
         self.config, self.build = config, build
         self._step: TokenStep | None = None  # backend cpu's recorded decode step, once it is needed
         self.records_steps = False  # set by the loader, where weights never move

@@ -7,6 +7,7 @@ requests = throughput x time, Little's law, and the time is what is predicted).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,10 +15,10 @@ from typing import Literal
 
 from dougong.config import load_config
 from dougong.errors import DougongError, InputError
-from dougong.plan.chips import Chip
+from dougong.plan.chips import Chip, find_chip
 from dougong.plan.layout import Layout, default_layout
 from dougong.plan.operators import Step
-from dougong.plan.precision import Precision, default_precision, parse_precision
+from dougong.plan.precision import PRECISIONS, Precision, default_precision, parse_precision
 from dougong.plan.roofline import IdealStep, ideal_step
 from dougong.plan.speculation import MAX_DRAFTS, tokens_per_step
 from dougong.plan.tables import Row, number
@@ -33,6 +34,8 @@ MODEL_PRESETS = (
     ("deepseek-v3", "v3"),
     ("deepseek-r1", "v3"),
 )
+# Names that begin like one of these but are other architectures.
+OTHER_MODELS = ("deepseek-v4.1", "deepseek-r1-distill")
 # CANN's recipes: offline, forced expert balance, streams side by side but no fused MoE kernel.
 BALANCED_SOURCE = "cann-recipes"
 
@@ -80,8 +83,8 @@ def preset(name: str) -> ModelConfig:
 
 def model_of(name: str) -> ModelConfig | None:
     """The configuration behind a published model name, or None for a model we do not have."""
-    key = name.strip().lower().replace(" ", "-")
-    if key.startswith("deepseek-v4.1"):
+    key = re.sub(r"[\s_]+", "-", name.strip().lower()).rpartition("/")[2]
+    if key.startswith(OTHER_MODELS):
         return None
     return next((preset(known) for word, known in MODEL_PRESETS if key.startswith(word)), None)
 
@@ -89,8 +92,12 @@ def model_of(name: str) -> ModelConfig | None:
 def chip_of(row: Row, chips: Mapping[str, Chip], unit: A3Unit) -> Chip | None:
     """The row's chip. On 910C, CANN's tables count dies and everybody else's packages; `unit`
     overrides that (hardware.md 1, point 5)."""
-    chip = chips.get(row["hardware"].strip())
-    if chip is not None and chip.id == "huawei_910c":
+    name = row["hardware"].strip()
+    try:
+        chip = chips.get(name) or find_chip(chips, name)
+    except InputError:
+        return None
+    if chip.id == "huawei_910c":
         per_die = BALANCED_SOURCE in row["source"] if unit == "auto" else unit == "die"
         return chips["huawei_910c_die"] if per_die else chip
     return chip
@@ -124,11 +131,13 @@ def _case(index: int, label: str, row: Row, chip: Chip | None, assume_drafts: in
         raise InputError(f"model {row['model']!r} is not one we have a configuration for")
     if chip is None:
         raise InputError(f"hardware {row['hardware']!r} is not in accelerators.csv")
-    if not row["phase"].startswith("decode"):
+    if not row["phase"].strip().lower().startswith("decode"):
         raise InputError(f"phase {row['phase']!r}: only decode rows say what was in flight")
-    precision = parse_precision(row["precision"]) if row["precision"] else None
-    precision = precision or default_precision(chip, config)
+    precision = _precision(row, chip, config)
     count, context_len = _whole(row, "chips"), _whole(row, "seq_len")
+    if context_len > config.max_position_embeddings:
+        limit = config.max_position_embeddings
+        raise InputError(f"seq_len is {context_len}; the model takes at most {limit} tokens")
     requests, tpot_s = _operating_point(row, count)
     balanced = BALANCED_SOURCE in row["source"]
     step = Step(
@@ -155,6 +164,18 @@ def _case(index: int, label: str, row: Row, chip: Chip | None, assume_drafts: in
     )
 
 
+def _precision(row: Row, chip: Chip, config: ModelConfig) -> Precision:
+    """What the row says, or the chip's usual choice where it says nothing."""
+    if not row["precision"]:
+        return default_precision(chip, config)
+    precision = parse_precision(row["precision"])
+    if precision is None:
+        raise InputError(
+            f"precision {row['precision']!r} is not one we model ({', '.join(PRECISIONS)})"
+        )
+    return precision
+
+
 def _whole(row: Row, column: str) -> int:
     value = number(row, column, "row")
     if value is None or value < 1 or value != int(value):
@@ -166,7 +187,10 @@ def _operating_point(row: Row, chips: int) -> tuple[int, float]:
     """(requests in flight, measured seconds per output token)."""
     tpot_ms = number(row, "tpot_ms", "row")
     rate = number(row, "tok_s_per_chip", "row")
-    batch = number(row, "global_batch", "row")
+    batch = float(_whole(row, "global_batch")) if row["global_batch"] else None
+    for column, value in (("tpot_ms", tpot_ms), ("tok_s_per_chip", rate)):
+        if value is not None and value <= 0:
+            raise InputError(f"{column} is {row[column]!r}; a number above 0 is needed")
     if batch and tpot_ms:
         return int(batch), tpot_ms / 1e3
     if batch and rate:

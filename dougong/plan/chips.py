@@ -206,6 +206,11 @@ def find_chip(chips: Mapping[str, Chip], text: str) -> Chip:
     for candidates in (exact, tails, part):
         if len(candidates) == 1:
             return chips[candidates[0]]
+    if wanted == THIS_MACHINE.replace("-", ""):
+        raise InputError(
+            f"--chip {THIS_MACHINE}: nothing is recorded here; measure it first with "
+            "`dougong bench stream --record` in this folder"
+        )
     close = ", ".join(part) if part else ", ".join(chips)
     problem = "fits several chips" if part else "is not a chip we know"
     raise InputError(f"--chip {text!r} {problem}: use one of {close}, or add your own with --chips")

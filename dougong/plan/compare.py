@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
-from dougong.errors import InputError
 from dougong.plan.calibration import Calibration
 from dougong.plan.cost import energy, price
-from dougong.plan.predict import Scenario, decode, prefill
+from dougong.plan.predict import Scenario, decode, prefill, require_joined
 from dougong.plan.training import hiding_margin
 
 
@@ -17,9 +14,8 @@ def compare_one(scenario: Scenario, calibration: Calibration) -> dict[str, objec
     Raises InputError where nothing joins the chips (no link and no network).
     """
     point, reading = decode(scenario, calibration), prefill(scenario, calibration)
-    if math.isinf(point.tpot_s):
-        raise InputError(f"{scenario.chip.name}: nothing joins its chips; set chip.link")
-    link = scenario.chip.get("link")
+    require_joined(point)
+    link, chips = scenario.chip.get("link"), scenario.layout.chips
     return {
         "id": scenario.chip.id,
         "name": scenario.chip.name,
@@ -34,6 +30,8 @@ def compare_one(scenario: Scenario, calibration: Calibration) -> dict[str, objec
         "usd_per_mtoken": price(scenario.chip, point.tokens_per_s_per_chip).value,
         "joules_per_token": energy(scenario.chip, point.tokens_per_s_per_chip).value,
         "bound": point.step.bound,
-        "hides": hiding_margin(scenario.config, scenario.chip).hides_at_peak if link else None,
+        "hides": hiding_margin(scenario.config, scenario.chip, max(2, chips)).hides_at_peak
+        if link
+        else None,
         "calibrated": point.calibrated,
     }

@@ -22,6 +22,7 @@ from dougong.errors import InputError
 
 TIERS = ("device", "host", "disk")
 STEP_TOKENS = 8  # output tokens between two looks at the decode batch; finer changes nothing
+MOST_REQUESTS = 300_000  # about half a minute of simulation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +251,12 @@ def simulate(
     """
     if replicas < 1 or not seconds > 0:
         raise InputError("a fleet needs at least one replica and a time above 0 s")
+    requests = demand.requests_per_s * seconds
+    if requests > MOST_REQUESTS:
+        raise InputError(
+            f"{requests:,.0f} requests would be simulated; at most {MOST_REQUESTS:,} are: "
+            "shorten --seconds, or plan one part of the fleet with its part of the traffic"
+        )
     env, rng = simpy.Environment(), random.Random(seed)
     disk = Tier(replica.room["disk"])
     servers = [_Server(env, replica, disk) for _ in range(replicas)]

@@ -212,6 +212,15 @@ def decode(scenario: Scenario, calibration: Calibration) -> Decode:
     )
 
 
+def require_joined(point: Decode) -> None:
+    """Raises InputError where the chips of a replica have neither a link nor a network."""
+    if math.isinf(point.tpot_s):
+        raise InputError(
+            f"{point.scenario.chip.name}: nothing joins its chips; give a link with "
+            "--set chip.link=<number>GB/s, or use one chip"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prefill:
     """Reading one prompt per group: seconds until its first token, tokens per second and chip."""

@@ -192,7 +192,8 @@ def link_seconds(chip: Chip, chips: int, size: float) -> float:
     """Seconds to move `size` bytes one way among `chips`; infinite where nothing joins them.
 
     Over scale-up within the domain and over scale-out for the share of peers outside it, both at
-    once. Cards without a network of their own (PCIe workstations) use their one link for all.
+    once. Cards without a network of their own (PCIe workstations) use their one link for all, and
+    chips whose link is zero use the network for all.
     """
     if size <= 0 or chips < 2:
         return 0.0
@@ -200,6 +201,8 @@ def link_seconds(chip: Chip, chips: int, size: float) -> float:
     inside = 1.0 if chips <= domain else max(0.0, domain - 1) / (chips - 1)
     if not chip.get("scaleout"):
         inside = 1.0
+    elif chip.get("link") == 0:
+        inside = 0.0
     slow = 0.0
     for share, key in ((inside, "link"), (1 - inside, "scaleout")):
         if share > 0:

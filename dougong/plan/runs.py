@@ -9,8 +9,16 @@ from dougong.plan.calibration import Calibration, chip_class
 from dougong.plan.chips import SETTABLE, Chip, conflicts
 from dougong.plan.cost import energy, price
 from dougong.plan.launch import Launch, launches
-from dougong.plan.layout import largest_batch, smallest_count
-from dougong.plan.predict import Decode, Prefill, Scenario, batch_within, decode, prefill
+from dougong.plan.layout import Layout, largest_batch, smallest_count
+from dougong.plan.predict import (
+    Decode,
+    Prefill,
+    Scenario,
+    batch_within,
+    decode,
+    prefill,
+    require_joined,
+)
 from dougong.plan.search import Wanted, split_prefill
 from dougong.plan.tables import Row
 from dougong.plan.training import HidingMargin, hiding_margin
@@ -34,6 +42,7 @@ class Run:
     model: str
     decode: Decode
     prefill: Prefill
+    fastest_prefill: Prefill
     largest_batch: int
     smallest_count: int | None
     hiding: HidingMargin | None
@@ -79,13 +88,15 @@ class Run:
             "prefill_share": self.prefill_share,
         }
 
-    def _prefill(self) -> dict[str, float]:
+    def _prefill(self) -> dict[str, float | str]:
         return {
             "prompt_tokens": self.prefill.prompt_len,
             "time_to_first_token_s": self.prefill.ttft_s,
             "low_s": self.prefill.ttft_low_s,
             "high_s": self.prefill.ttft_high_s,
             "tokens_per_s_per_chip": self.prefill.tokens_per_s_per_chip,
+            "fastest_s": self.fastest_prefill.ttft_s,
+            "fastest_layout": self.fastest_prefill.scenario.layout.label(),
         }
 
     def _hiding(self) -> dict[str, float | bool] | None:
@@ -135,10 +146,13 @@ def run(
     point = (
         decode(scenario, calibration) if tpot_s is None else _within(scenario, calibration, tpot_s)
     )
+    require_joined(point)
     scenario = point.scenario
     prompt = traffic.prompt_len if traffic else scenario.context_len
     cached = int(prompt * traffic.hit_rate) if traffic else 0
-    reading = prefill(replace(scenario, context_len=prompt), calibration, cached)
+    read = replace(scenario, context_len=prompt)
+    reading = prefill(read, calibration, cached)
+    alone = prefill(replace(read, layout=_widest(scenario.layout)), calibration, cached)
     replicas = share = None
     if traffic is not None:
         wanted = Wanted(
@@ -155,11 +169,12 @@ def run(
         model=model,
         decode=point,
         prefill=reading,
+        fastest_prefill=min(reading, alone, key=lambda one: one.ttft_s),
         largest_batch=largest_batch(
             config, scenario.layout, chip, scenario.precision, scenario.context_len
         ),
         smallest_count=smallest_count(config, chip, scenario.precision, scenario.context_len, 1),
-        hiding=hiding_margin(config, chip) if chip.get("link") else None,
+        hiding=_hiding_of(scenario),
         changes=tuple(changes(scenario, calibration)),
         launches=tuple(launches(model, scenario)),
         factors=calibration.factor_table(chip),
@@ -168,6 +183,22 @@ def run(
         replicas=replicas,
         prefill_share=share,
     )
+
+
+def _widest(layout: Layout) -> Layout:
+    """The layout with as many chips as it can, up to 16, reading one prompt together."""
+    cp = 1
+    while layout.chips % (layout.tp * cp * 2) == 0 and layout.tp * cp * 2 <= 16:
+        cp *= 2
+    return Layout(chips=layout.chips, tp=layout.tp, cp=cp)
+
+
+def _hiding_of(scenario: Scenario) -> HidingMargin | None:
+    """The margin of expert traffic, or None on one chip and where nothing joins the chips."""
+    chips = scenario.layout.chips
+    if chips < 2 or not scenario.chip.get("link"):
+        return None
+    return hiding_margin(scenario.config, scenario.chip, chips)
 
 
 def _within(scenario: Scenario, calibration: Calibration, tpot_s: float) -> Decode:

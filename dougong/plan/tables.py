@@ -7,6 +7,7 @@ name and line. Cells are strings; a cell that nobody published is "" and stays s
 from __future__ import annotations
 
 import csv
+import math
 from functools import cache
 from importlib import resources
 from io import StringIO
@@ -121,18 +122,21 @@ def load_table(table: str) -> list[Row]:
 def read_table(path: Path, table: str, needs_source: bool = True) -> list[Row]:
     """The rows of a user's CSV file in the layout of `table`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
     return parse_table(text, table, path.name, needs_source)
 
 
 def number(row: Row, column: str, where: str) -> float | None:
-    """The cell as a number, None when empty; InputError names `where` when it is neither."""
+    """The cell as a finite number, None when empty; InputError names `where` when it is neither."""
     cell = row[column]
     if not cell:
         return None
     try:
-        return float(cell)
+        value = float(cell)
     except ValueError:
-        raise InputError(f"{where}: {column} is {cell!r}; a number or nothing is wanted") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{where}: {column} is {cell!r}; a number or nothing is wanted")
+    return value

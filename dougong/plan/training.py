@@ -176,14 +176,16 @@ class HidingMargin:
         return self.achieved_ratio <= self.threshold
 
 
-def hiding_margin(config: ModelConfig, chip: Chip) -> HidingMargin:
-    """C/B of a chip's 8-bit (or best) peak against its one-way scale-up link."""
+def hiding_margin(config: ModelConfig, chip: Chip, chips: int = 2) -> HidingMargin:
+    """C/B of a chip's 8-bit (or best) peak against the one-way link that `chips` of them share.
+
+    Within the scale-up domain that is its own rate; beyond, the network carries the outer share.
+    """
     rate, _ = compute_rate(chip, "int8" if chip.get("fp8") is None else "fp8")
-    link = chip.need("link")
-    ratio = rate / link if link else math.inf
-    achieved = rate * TRAINING_EFFICIENCY / (link * LINK_EFFICIENCY) if link else math.inf
+    seconds_per_byte = link_seconds(chip, chips, 1.0) * LINK_EFFICIENCY
+    ratio = rate * seconds_per_byte
     return HidingMargin(
         peak_ratio=ratio,
-        achieved_ratio=achieved,
+        achieved_ratio=ratio * TRAINING_EFFICIENCY / LINK_EFFICIENCY,
         threshold=hiding_threshold(config.moe_intermediate_size),
     )

@@ -7,7 +7,6 @@ reach it through a rebound name), and the page may load nothing but its own thre
 from __future__ import annotations
 
 import json
-import math
 import socketserver
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +22,15 @@ from dougong.plan.calibration import Calibration, default_calibration
 from dougong.plan.chips import Chip, set_value
 from dougong.plan.cost import energy, price
 from dougong.plan.precision import PRECISIONS, compute_rate, find_precision
-from dougong.plan.predict import Scenario, central_tpot, decode, prefill, scenario_for
+from dougong.plan.predict import (
+    Decode,
+    Scenario,
+    central_tpot,
+    decode,
+    prefill,
+    require_joined,
+    scenario_for,
+)
 from dougong.plan.training import hiding_margin
 
 HOST = "127.0.0.1"
@@ -107,12 +114,11 @@ def answer(
     """Everything that the page draws for one state of its controls."""
     scenario = read_scenario(query, chips)
     chip, point = scenario.chip, decode(scenario, calibration)
-    if math.isinf(point.tpot_s):
-        raise InputError(f"{chip.name}: nothing joins its chips")
-    reading, factors = prefill(scenario, calibration), calibration.factors(chip)
-    formats = sorted({one.format for one in point.step.operators})
+    require_joined(point)
+    reading = prefill(scenario, calibration)
     rate = point.tokens_per_s_per_chip
-    margin = hiding_margin(scenario.config, chip) if chip.get("link") else None
+    count = max(2, scenario.layout.chips)
+    margin = hiding_margin(scenario.config, chip, count) if chip.get("link") else None
     return {
         "fits": point.memory.fits,
         "memory_bytes": point.memory.total,
@@ -127,15 +133,7 @@ def answer(
         "energy": energy(chip, rate).as_dict(),
         "compute_to_link": margin.peak_ratio if margin else None,
         "threshold": margin.threshold if margin else None,
-        "roofs": {
-            "bandwidth": chip.need("mem_bw") * factors.memory_efficiency,
-            "peak_bandwidth": chip.need("mem_bw"),
-            "compute": {
-                name: compute_rate(chip, name)[0] * factors.compute_efficiency
-                for name in formats
-                if chip.get(name)
-            },
-        },
+        "roofs": _roofs(chip, point, calibration),
         "operators": [
             {
                 "name": one.name,
@@ -151,6 +149,20 @@ def answer(
         "sweep": _sweep(scenario, calibration),
         "confidence": chip.confidence,
         "calibrated": point.calibrated,
+    }
+
+
+def _roofs(chip: Chip, point: Decode, calibration: Calibration) -> dict[str, Any]:
+    """What the chip reaches of its bandwidth and of each rate that the step uses."""
+    factors = calibration.factors(chip)
+    formats = sorted({one.format for one in point.step.operators})
+    return {
+        "bandwidth": chip.need("mem_bw") * factors.memory_efficiency,
+        "compute": {
+            name: compute_rate(chip, name)[0] * factors.compute_efficiency
+            for name in formats
+            if chip.get(name)
+        },
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -88,7 +89,8 @@ def changes(scenario: Scenario, calibration: Calibration) -> list[Change]:
             after = decode(make(), calibration)
         except DougongError:
             continue
-        found.append(_change(name, kind, base, after))
+        if math.isfinite(after.tpot_s):
+            found.append(_change(name, kind, base, after))
     useful = [change for change in found if abs(change.speedup - 1) > 0.005]
     return sorted(useful, key=lambda change: -change.speedup)
 

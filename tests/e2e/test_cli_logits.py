@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +100,7 @@ def test_files_that_cannot_be_read_or_written_are_refused_before_any_work(
         (str(tmp_path / "none"), out, "there is no such file"),
         (str(junk), out, "not a safetensors file"),
         (str(VECTORS), str(tmp_path / "no" / "out"), "does not exist"),
-        (str(VECTORS), str(tmp_path), "is a folder"),
+        (str(VECTORS), str(tmp_path), "is no ordinary file"),
         (str(junk), str(junk), "name another one"),
     ):
         assert run(["logits", model, "--tokens", tokens, "--out", target]) == 1
@@ -128,3 +130,28 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_leaves_no_file(tmp_path: 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_output_never_replaces_what_is_no_ordinary_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    words = ["logits", str(GOLDEN / NAME), "--tokens", str(VECTORS), "--out"]
+    assert run([*words, str(pipe)]) == 1
+    assert "is no ordinary file" in capfd.readouterr().err
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_linked_output_stays_a_link_and_a_new_one_has_ordinary_permissions(
+    tmp_path: Path,
+) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    assert run(["logits", str(GOLDEN / NAME), "--tokens", str(VECTORS), "--out", str(link)]) == 0
+    assert link.is_symlink()
+    assert "logits" in load_file(target)
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert stat.S_IMODE(target.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)

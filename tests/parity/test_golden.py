@@ -179,3 +179,17 @@ def test_bfloat16_is_noisier_but_the_same_model(name: str) -> None:
     error = (logits - want).square().mean().sqrt() / want.square().mean().sqrt()
     assert logits.dtype == torch.float32
     assert error < 0.12
+
+
+def test_only_quantized_matrices_have_their_inputs_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(x: Tensor, group: int) -> Tensor:
+        calls.append(group)
+        return x
+
+    monkeypatch.setattr("dougong.kernels.linear.round_e4m3", counted)
+    full(model("s1_sliding", rounding="release"), expected("s1_sliding")["input_ids"][:, :8])
+    assert not calls
+    full(model("sq2_mtp", rounding="release"), expected("sq2_mtp")["input_ids"][:, :8])
+    assert calls

@@ -124,7 +124,7 @@ V4_REFUSALS = [
     ("rms_norm_eps", float("inf"), "rms_norm_eps is inf", "a number"),
     ("rms_norm_eps", 0, "rms_norm_eps is 0", "1e-30 to 0.1"),
     ("rope_theta", "10000", "rope_theta is 10000", "a number"),
-    ("swiglu_limit", 0.0, "swiglu_limit is 0.0", "0.001 to"),
+    ("swiglu_limit", -1.0, "swiglu_limit is -1.0", "0.0 to"),
     ("num_attention_heads", 5, "num_attention_heads is 5", "multiple of o_groups"),
     ("qk_rope_head_dim", 63, "qk_rope_head_dim is 63", "even"),
     ("qk_rope_head_dim", 256, "qk_rope_head_dim is 256", "at most head_dim"),
@@ -275,3 +275,13 @@ def test_a_file_that_is_no_configuration_is_refused_with_its_path(
 def test_a_word_that_is_no_configuration_lists_the_presets() -> None:
     with pytest.raises(ConfigError, match="v4-flash, v4-pro, v3, v3.2, nano, mini, m97"):
         load_config("v5")
+
+
+def test_what_transformers_adds_to_a_config_is_accepted_where_it_agrees() -> None:
+    values = load_config("v4-flash").to_dict()
+    scaling = values["rope_scaling"] | {"rope_theta": 10000}
+    added = values | {"rope_scaling": scaling, "eos_token_id": [1], "bos_token_id": None}
+    assert config_from_dict(added) == load_config("v4-flash")
+    wrong = values | {"rope_scaling": scaling | {"rope_theta": 40000}}
+    with pytest.raises(ConfigError, match="rope_scaling.rope_theta is 40000.*10000"):
+        config_from_dict(wrong)

@@ -128,6 +128,12 @@ def test_swiglu_clamps_the_gate_above_only() -> None:
     torch.testing.assert_close(swiglu(gate, up, 2.0), want, rtol=1e-6, atol=0)
 
 
+def test_a_swiglu_limit_of_zero_clamps_nothing() -> None:
+    gate, up = torch.tensor([30.0, -3.0]), torch.tensor([-50.0, 7.0])
+    want = torch.tensor([30.0 * -50.0, -3 / (1 + math.exp(3)) * 7])
+    torch.testing.assert_close(swiglu(gate, up, 0.0), want, rtol=1e-6, atol=0)
+
+
 def test_pool_mixes_the_previous_blocks_first_half_with_the_own_second_half() -> None:
     generator = np.random.default_rng(3)
     value, score = generator.normal(size=(2, 3, 4, 10))  # three blocks of four tokens, D = 5

@@ -178,12 +178,30 @@ def test_rows_are_read_as_published() -> None:
         ({"chips": "some"}, "chips is 'some'; a number"),
         ({"tpot_ms": "", "tok_s_per_chip": ""}, "the operating point is missing"),
         ({"hardware": "hygon_bw1000"}, "not published"),
+        ({"model": "DeepSeek-R1-Distill-Qwen-32B"}, "is not one we have a configuration for"),
+        ({"phase": "training"}, "only decode rows"),
+        ({"precision": "FP3"}, "precision 'FP3' is not one we model"),
+        ({"seq_len": "nan"}, "seq_len is 'nan'"),
+        ({"seq_len": "1e12"}, "the model takes at most 1048576 tokens"),
+        ({"chips": "inf"}, "chips is 'inf'"),
+        ({"global_batch": "0.5"}, "a whole number of at least 1"),
+        ({"tpot_ms": "-3"}, "a number above 0 is needed"),
     ],
 )
 def test_rows_that_cannot_be_computed_say_why(change: dict[str, str], reason: str) -> None:
     case = one_row(**change)
     assert isinstance(case, Unmodelled)
     assert reason in case.reason
+
+
+@pytest.mark.parametrize(
+    "name", ["deepseek-ai/DeepSeek-V4-Flash", "deepseek_v4_flash", "DeepSeek V4 Flash"]
+)
+def test_a_model_is_known_however_its_name_is_written(name: str) -> None:
+    written, published = one_row(model=name), one_row()
+    assert isinstance(written, Case)
+    assert isinstance(published, Case)
+    assert written.config is published.config
 
 
 def test_requests_in_flight_follow_from_littles_law() -> None:

@@ -109,6 +109,14 @@ def test_a_user_file_adds_chips(tmp_path: Path) -> None:
         read_table(tmp_path / "none.csv", "accelerators")
 
 
+def test_a_table_saved_by_a_spreadsheet_reads_like_any_other(tmp_path: Path) -> None:
+    plain = "dimension,checkpointing,compute_while_transmitting,source,confidence\na,b,c,d,e\n"
+    file = tmp_path / "table.csv"
+    file.write_bytes(b"\xef\xbb\xbf" + plain.replace("\n", "\r\n").encode())
+    name = "checkpointing_vs_overlap"
+    assert read_table(file, name) == parse_table(plain, name, "plain")
+
+
 def test_chips_are_found_by_part_of_a_name_and_ambiguity_is_said() -> None:
     found = {text: find_chip(CHIPS, text).id for text in ("950dt", "H20", "b200", "910C", "gb300")}
     assert found == {

@@ -125,6 +125,8 @@ def test_impossible_fleets_are_refused() -> None:
         )  # fmt: skip
     with pytest.raises(InputError, match="at least one replica"):
         simulate(demand, replica(), 0, 10.0)
+    with pytest.raises(InputError, match="at most 300,000 are"):
+        simulate(Demand(conversations_per_s=1e9), replica(), 1, 10.0)
     with pytest.raises(InputError, match="a rate above 0"):
         Demand(conversations_per_s=0.0)
     with pytest.raises(InputError, match="at least one token"):

@@ -10,7 +10,7 @@ import pytest
 from dougong.config import load_config
 from dougong.errors import InputError
 from dougong.plan.calibration import _BETWEEN, SOFTWARE_SIGMA, Z90, fit, log_time
-from dougong.plan.chips import load_chips
+from dougong.plan.chips import load_chips, set_value
 from dougong.plan.layout import Layout, default_layout, largest_batch, memory_need, smallest_count
 from dougong.plan.operators import Step, draft_work, expert_load, main_work
 from dougong.plan.precision import find_precision
@@ -91,6 +91,9 @@ def test_links_inside_and_beyond_the_domain() -> None:
     # 16 chips: 8 of 15 peers are outside and reached at 50 GB/s, while 7 of 15 go inside
     beyond = link_seconds(h20, 16, 450e9)
     assert beyond == pytest.approx(450 / 50 * 8 / 15 / LINK_EFFICIENCY)
+    without = set_value(h20, "link", 0.0)
+    assert link_seconds(without, 8, 50e9) == pytest.approx(1 / LINK_EFFICIENCY)
+    assert link_seconds(set_value(without, "scaleout", 0.0), 8, 1.0) == math.inf
     assert link_seconds(h20, 1, 1e9) == link_seconds(h20, 8, 0) == 0
 
 

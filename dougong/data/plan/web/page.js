@@ -110,11 +110,11 @@ function tick(power) {
   return base in prefix ? `${10 ** (power - base)} ${prefix[base]}`.trim() : `1e${power}`;
 }
 
-// Writes a label below its point, moved down until it covers no earlier one.
+// Writes a label above its point, where a roofline is empty, moved up until it covers no other.
 function label(svg, taken, x, y, text) {
   const width = 6 * text.length;
   let at = y;
-  while (taken.some((t) => Math.abs(t.y - at) < 13 && x < t.x + t.width && t.x < x + width)) at += 13;
+  while (taken.some((t) => Math.abs(t.y - at) < 13 && x < t.x + t.width && t.x < x + width)) at -= 13;
   taken.push({ x, y: at, width });
   draw(svg, "text", { x, y: at }, text);
 }
@@ -198,7 +198,11 @@ function roofline(answer) {
     draw(circle, "title", {}, `${one.name}: ${si(one.seconds, "s")}, ${one.bound}-bound, ${one.format}`);
   }
   for (const one of ops.filter((each) => each.seconds / total > 0.07)) {
-    label(svg, taken, x.at(one.intensity) + 8, y.at(one.flops_per_s) + 28, one.name);
+    const x0 = x.at(one.intensity);
+    const y0 = y.at(one.flops_per_s);
+    const above = Math.min(y0, y.at(top)) - 30;
+    label(svg, taken, x0 + 4, above, one.name);
+    draw(svg, "line", { class: "grid", x1: x0, x2: x0 + 4, y1: y0, y2: above });
   }
 }
 
