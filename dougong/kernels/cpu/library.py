@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import sys
 from ctypes import c_float, c_int64, c_void_p
@@ -140,7 +141,9 @@ CALLS: dict[str, type[ctypes.Structure]] = {
 
 
 def _find() -> Path | None:
-    """The built library: beside the sources, or where an editable install puts it."""
+    """The built library: where DOUGONG_NATIVE_FOLDER says, or beside the sources or the install."""
+    if chosen := os.environ.get("DOUGONG_NATIVE_FOLDER"):
+        return Path(chosen) / FILE
     folders = [Path(__file__).parents[1] / "native"]
     folders += [Path(entry) / "dougong/kernels/native" for entry in sys.path if entry]
     return next((folder / FILE for folder in folders if (folder / FILE).is_file()), None)
