@@ -10,6 +10,7 @@ MEMBERS = {
     "run": ("dougong.cli.plan_run", "One model on one kind of chip: does it fit, how fast, why."),
     "compare": ("dougong.cli.plan_compare", "Chips side by side at one operating point."),
     "search": ("dougong.cli.plan_search", "The best deployments over formats, layouts, policies."),
+    "train": ("dougong.cli.plan_train", "Recomputation and overlap policies in training."),
     "fleet": ("dougong.cli.plan_fleet", "Simulate traffic with prefix reuse over replicas."),
     "evaluate": ("dougong.cli.plan_evaluate", "Predicted against measured on published rows."),
     "chips": ("dougong.cli.plan_chips", "What is published about chips, and what is not."),

@@ -64,23 +64,17 @@ def compare(
     """The table under the keys of `--json`."""
     from dougong.errors import DougongError
     from dougong.plan.calibration import default_calibration
-    from dougong.plan.chips import find_chip, override
     from dougong.plan.compare import compare_one
     from dougong.plan.precision import find_precision
     from dougong.plan.predict import scenario_for
-    from dougong.plan.whatif import apply
 
     config = plan_options.find_model(model)
-    known = plan_options.all_chips(chip_file)
-    chosen = [find_chip(known, name) for name in names] or list(known.values())
-    edits = plan_options.as_settings(settings)
+    chips, refused = plan_options.chosen_chips(names, chip_file, settings, what_if)
     rows: list[dict[str, object]] = []
-    refused: dict[str, str] = {}
-    for chip in chosen:
+    for chip in chips:
         try:
-            edited = apply(override(chip, edits), what_if)
             scenario = scenario_for(
-                config, edited, count, context, batch or 16 * count,
+                config, chip, count, context, batch or 16 * count,
                 precision=find_precision(precision) if precision else None,
                 drafts=drafts, overlap=overlap,
             )  # fmt: skip

@@ -78,6 +78,31 @@ def find_chip(name: str, chip_file: Path | None, settings: tuple[str, ...], what
     return whatif.apply(chips.override(chip, as_settings(settings)), what_if)
 
 
+def chosen_chips(
+    names: tuple[str, ...], chip_file: Path | None, settings: tuple[str, ...], what_if: str
+) -> tuple[list[Chip], dict[str, str]]:
+    """The chips called `names`, or all of them, with `--set` and `--what-if` applied.
+
+    A chip to which an edit does not apply, such as halving what nobody published, is returned with
+    the reason; a chip name or an edit that is itself wrong raises.
+    """
+    from dougong.errors import DougongError
+    from dougong.plan import chips, whatif
+
+    known, edits = all_chips(chip_file), as_settings(settings)
+    found: list[Chip] = []
+    refused: dict[str, str] = {}
+    for chip in [chips.find_chip(known, name) for name in names] or list(known.values()):
+        try:
+            found.append(whatif.apply(chips.override(chip, edits), what_if))
+        except DougongError as error:
+            refused[chip.id] = str(error)
+            last = error
+    if not found:
+        raise last
+    return found, refused
+
+
 def as_settings(settings: tuple[str, ...]) -> dict[str, str]:
     """`KEY=VALUE` words as a mapping; a word without "=" is a usage error."""
     pairs = [setting.partition("=") for setting in settings]

@@ -84,13 +84,10 @@ def search(
 ) -> dict[str, Any]:  # fmt: skip
     """The front under the keys of `--json`."""
     from dougong.plan.calibration import default_calibration
-    from dougong.plan.chips import find_chip, override
     from dougong.plan.search import Wanted, deployments, pareto
-    from dougong.plan.whatif import apply
 
     limits = plan_options.parse_pairs(slo, {"ttft": 0.0, "tpot": 0.0}, "--slo")
-    known, edits = plan_options.all_chips(chip_file), plan_options.as_settings(settings)
-    chosen = [find_chip(known, name) for name in names] or list(known.values())
+    chips, refused = plan_options.chosen_chips(names, chip_file, settings, what_if)
     wanted = Wanted(
         context_len=context,
         prompt_len=prompt,
@@ -99,11 +96,8 @@ def search(
         tpot_s=limits["tpot"] or None,
         ttft_s=limits["ttft"] or None,
     )
-    chips = [override(chip, edits) for chip in chosen]
-    if what_if:
-        chips = [apply(chip, what_if) for chip in chips]
     calibration = default_calibration()
-    points, refused = deployments(
+    points, lacking = deployments(
         plan_options.find_model(model), chips, counts, wanted, calibration
     )
     front = pareto(points, by_price=by == "price")
@@ -111,7 +105,7 @@ def search(
         "model": model,
         "points": len(points),
         "front": [point.as_dict(calibration) for point in front],
-        "refused": refused,
+        "refused": refused | lacking,
     }
 
 

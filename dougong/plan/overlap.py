@@ -12,6 +12,7 @@ from typing import Literal
 from dougong.errors import InputError
 
 OverlapPolicy = Literal["none", "two_stage", "waves"]
+OVERLAP_POLICIES: tuple[OverlapPolicy, ...] = ("none", "two_stage", "waves")
 
 # Bytes per element on the wire; fp4 carries one UE8M0 scale per 32 values.
 WIRE_BYTES = {"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5 + 1 / 32}

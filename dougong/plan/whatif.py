@@ -12,6 +12,7 @@ from dougong.errors import DougongError, InputError
 from dougong.plan.calibration import Calibration
 from dougong.plan.chips import FORMATS, SETTABLE, Chip, parse_quantity, set_value
 from dougong.plan.layout import Layout
+from dougong.plan.overlap import OVERLAP_POLICIES
 from dougong.plan.precision import PRECISIONS
 from dougong.plan.predict import Decode, Scenario, decode
 
@@ -117,7 +118,7 @@ def _candidates(s: Scenario) -> Iterator[tuple[str, str, Callable[[], Scenario]]
     for drafts in (0, 1, 3):
         if drafts != s.drafts and s.config.num_nextn_predict_layers:
             yield f"{drafts} drafts a step", "policy", partial(replace, s, drafts=drafts)
-    for policy in ("none", "two_stage", "waves"):
+    for policy in OVERLAP_POLICIES:
         if policy != s.overlap:
             yield f"overlap policy {policy}", "policy", partial(replace, s, overlap=policy)
     for precision in PRECISIONS.values():

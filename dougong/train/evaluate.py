@@ -70,11 +70,12 @@ def exact_task(sample: Sample) -> Task:
     return Task(turn, lambda text, ended: ended and text == turn.answer)
 
 
-def needle_task(rng: random.Random) -> Task:
-    """A number hidden in a story beside others, under names that training never saw."""
+def needle_task(rng: random.Random, count: int, *, new_names: bool = False) -> Task:
+    """One of `count` numbers hidden in a story; `new_names`: names that training never saw."""
     filler = [line.rstrip(".") + "." for line in story(rng).turns[0].answer.split(". ")]
     filler = [line for line in filler if '"' not in line]
-    names = rng.sample(EVAL_NAMES, rng.randint(1, 4))
+    known = grammar()["boys"] + grammar()["girls"]
+    names = rng.sample(EVAL_NAMES if new_names else known, count)
     return exact_task(hide_numbers(rng, names, filler, rng.choice(KINDS)))
 
 
@@ -82,7 +83,9 @@ TASKS: dict[str, Callable[[random.Random], Task]] = {
     "story with both words": story_task,
     "sums below 20": lambda rng: sum_task(rng, thinking=False, limit=20),
     "sums below 100, thinking": lambda rng: sum_task(rng, thinking=True, limit=100),
-    "number hidden in a story": needle_task,
+    "a number hidden in a story": lambda rng: needle_task(rng, 1),
+    "one of three numbers in a story": lambda rng: needle_task(rng, 3),
+    "a number of someone with a new name": lambda rng: needle_task(rng, 1, new_names=True),
     "list copied, reversed, indexed": lambda rng: exact_task(list_work(rng)),
     "who has what": lambda rng: exact_task(who_has_what(rng)),
 }

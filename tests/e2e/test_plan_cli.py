@@ -15,8 +15,15 @@ import pytest
 
 from dougong.cli import main as entry
 from dougong.cli.plan_run import command as run_command
+from dougong.cli.plan_train import command as train_command
 from dougong.plan.search import Wanted, deployments, pareto
 from dougong.plan.tables import COLUMNS, load_table
+
+
+@pytest.fixture(autouse=True)
+def nothing_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without bench/results: `this-machine` is not among the chips."""
+    monkeypatch.chdir(tmp_path)
 
 
 def ask(capfd: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
@@ -186,6 +193,37 @@ def test_the_front_is_the_front_of_all_points() -> None:
                 p for p in points if p.tpot_s < one.tpot_s and p.tokens_per_s_per_chip > worth
             ]
             assert beaten == []
+        for point in points:  # and nothing that belongs to the front is missing from it
+            assert any(
+                one.tpot_s <= point.tpot_s
+                and one.tokens_per_s_per_chip >= point.tokens_per_s_per_chip
+                for one in front
+            )
+
+
+def test_an_edit_that_one_chip_lacks_the_figure_for_does_not_stop_the_others(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    chips = ("--chip", "h20", "--chip", "bw1000", "--what-if", "link/4")
+    for words in (("compare", "v4-flash"), ("search", "v4-flash", "--count", "8")):
+        report = ask(capfd, *words, *chips)
+        assert "scale-up bandwidth" in report["refused"]["hygon_bw1000"]
+        assert "nvidia_h20" not in report["refused"]
+    assert "soup" in refused(capfd, "search", "v4-flash", "--what-if", "soup")
+
+
+def test_train_chooses_recomputation_by_memory(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ("train", "v4-pro", "--chip", "950dt", "--count", "512")
+    report = ask(capfd, *words)
+    assert len(report["runs"]) == 9
+    assert (report["fastest"]["recompute"], report["fastest"]["fits"]) == ("tensor", True)
+    assert report["fastest"] in report["front"]
+    documented = (train_command.help or "").partition("JSON:")[2]
+    assert set(re.findall(r"\w+", documented)) == {*report, *report["fastest"]}
+    assert entry.run(["plan", *words]) == 0
+    assert "fastest that fits: recompute tensor" in capfd.readouterr().out
+    assert entry.run(["plan", *words, "--tokens", "100000"]) == 0
+    assert "none fits" in capfd.readouterr().out
 
 
 def as_csv(rows: list[dict[str, str]]) -> str:

@@ -11,6 +11,8 @@ from .palette import INK, SOFT, style
 from .svg import Canvas, Scale, draw_axes, text_width
 from .text import Language, Text
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom in px
+
 LEFT, RIGHT, TOP = 64, 560, 30
 
 
@@ -158,7 +160,7 @@ class Scatter:
             canvas.marker(at + 8, line, style(index))
             canvas.text(at + 18, line + 4, name.to(language))
             at += width
-        self._draw_guides(canvas, x, y, language)
+        names = self._draw_guides(canvas, x, y, language)
         ends = [p for p in self.points if p.frontier]
         ends.sort(key=lambda p: p.x.value or 0.0)
         if len(ends) > 1:
@@ -166,14 +168,15 @@ class Scatter:
         spots = [(x(p.x.value or 1), y(p.y.value or 1)) for p in self.points]
         for point, spot in zip(self.points, spots, strict=True):
             canvas.marker(*spot, style(point.group))
-        self._draw_labels(canvas, spots, (LEFT, 716, top - 8, bottom), language)
+        self._draw_labels(canvas, spots, (LEFT, 716, top - 8, bottom), names, language)
         return canvas.render()
 
     def _draw_labels(
         self,
         canvas: Canvas,
         spots: Sequence[tuple[float, float]],
-        box: tuple[float, float, float, float],
+        bounds: tuple[float, float, float, float],
+        names: Sequence[Box],
         language: Language,
     ) -> None:
         order = sorted(range(len(spots)), key=lambda i: (not self.points[i].first, spots[i]))
@@ -181,28 +184,27 @@ class Scatter:
             f"{self.points[i].label.to(language)} {SYMBOL[self.points[i].y.parent.kind]}"
             for i in order
         ]
-        places = place_labels(labels, [spots[i] for i in order], box)
+        places = place_labels(labels, [spots[i] for i in order], bounds, names)
         for index, label, place in zip(order, labels, places, strict=True):
             if place is None:
                 continue
-            if abs(place[1] - spots[index][1]) > 22:
-                canvas.line(*spots[index], place[0] + 2, place[1] - 4, SOFT, 0.7)
+            (sx, sy), (left, base), width = spots[index], place, text_width(label)
+            if abs(base - sy) > 22:  # a leader from the point to the label's nearest edge
+                near = min(max(sx, left + 2), left + width - 2)
+                canvas.line(sx, sy, near, base + 3 if base < sy else base - 11, SOFT, 0.7)
             canvas.text(*place, label, kind="name")
 
-    def _draw_guides(self, canvas: Canvas, x: Scale, y: Scale, language: Language) -> None:
+    def _draw_guides(self, canvas: Canvas, x: Scale, y: Scale, language: Language) -> list[Box]:
+        """The guide lines; returns where their names stand."""
+        names: list[Box] = []
         for factor, name in self.guides:
             low, high = max(x.low, y.low / factor), min(x.high, y.high / factor)
             if low < high:
                 canvas.line(x(low), y(low * factor), x(high), y(high * factor), SOFT, 1, "4 3")
-                canvas.text(
-                    x(high) - 4,
-                    y(high * factor) + 14,
-                    name.to(language),
-                    anchor="end",
-                    kind="tick",
-                    colour=SOFT,
-                    size=11,
-                )
+                end, base, words = x(high) - 4, y(high * factor) + 14, name.to(language)
+                canvas.text(end, base, words, anchor="end", kind="tick", colour=SOFT, size=11)
+                names.append((end - text_width(words), base - 11, end, base + 3))
+        return names
 
     @staticmethod
     def _scale(cells: Sequence[Cell], start: float, stop: float, log: bool) -> Scale:
@@ -230,14 +232,16 @@ class Scatter:
 def place_labels(
     labels: Sequence[str],
     spots: Sequence[tuple[float, float]],
-    box: tuple[float, float, float, float],
+    bounds: tuple[float, float, float, float],
+    occupied: Sequence[Box] = (),
 ) -> list[tuple[float, float] | None]:
-    """A baseline point for each label: near its spot, inside the box, upon nothing else; or None.
+    """A baseline point for each label: near its spot, inside the bounds (left, right, top,
+    bottom), upon no spot, no other label and nothing occupied; or None.
 
     Greedy, in the order given; the first free of a fixed list of places wins.
     """
-    left, right, top, bottom = box
-    taken = [(sx - 6, sy - 6, sx + 6, sy + 6) for sx, sy in spots]
+    left, right, top, bottom = bounds
+    taken = [*occupied, *((sx - 6, sy - 6, sx + 6, sy + 6) for sx, sy in spots)]
     placed: list[tuple[float, float] | None] = []
     for label, (sx, sy) in zip(labels, spots, strict=True):
         width = text_width(label) + 2
@@ -256,13 +260,11 @@ def place_labels(
 def _offsets(width: float) -> Iterator[tuple[float, float]]:
     """Where a label of this width may stand, best place first."""
     for dy in (4, -10, 20, -24, 34):
-        for dx in (9, -9 - width, -width / 2):
-            if not (dx == -width / 2 and dy == 4):
-                yield dx, dy
+        yield from ((9, dy), (-9 - width, dy))
+        if dy != 4:  # above or below its spot a label may also cross it
+            yield from ((-width / 2, dy), (40 - width, dy))
 
 
-def _overlap(
-    one: tuple[float, float, float, float], other: tuple[float, float, float, float]
-) -> bool:
+def _overlap(one: Box, other: Box) -> bool:
     apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
     return not apart

@@ -99,6 +99,7 @@ async function refresh() {
 }
 
 function si(value, unit) {
+  if (unit === "s" && value >= 1000) return `${Math.round(value).toLocaleString("en")} s`; // never "ks"
   const steps = [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""], [1e-3, "m"], [1e-6, "µ"]];
   const [scale, prefix] = steps.find(([size]) => value >= size) || [1, ""];
   return `${(value / scale).toPrecision(3)} ${prefix}${unit}`;
@@ -110,9 +111,11 @@ function tick(power) {
   return base in prefix ? `${10 ** (power - base)} ${prefix[base]}`.trim() : `1e${power}`;
 }
 
-// Writes a label above its point, where a roofline is empty, moved up until it covers no other.
-function label(svg, taken, x, y, text) {
+// Writes a label above its point, where a roofline is empty, moved up until it covers no other and
+// left until it ends inside the chart.
+function label(svg, taken, wanted, y, text) {
   const width = 6 * text.length;
+  const x = Math.min(wanted, 552 - width);
   let at = y;
   while (taken.some((t) => Math.abs(t.y - at) < 13 && x < t.x + t.width && t.x < x + width)) at -= 13;
   taken.push({ x, y: at, width });
@@ -130,8 +133,8 @@ function figures(answer) {
     ["Per chip", `${f.tokens_per_s_per_chip.value.toFixed(0)} tokens/s`, `90 %: ${f.tokens_per_s_per_chip.low.toFixed(0)} to ${f.tokens_per_s_per_chip.high.toFixed(0)}`],
     ["First token", si(answer.ttft_s, "s"), "one prompt per group"],
     ["Memory per chip", si(answer.memory_bytes, "B"), `of ${si(answer.capacity_bytes, "B")}`],
-    ["Price", answer.price.value === null ? "not known" : `${answer.price.value.toPrecision(3)} USD/M`, answer.price.formula],
-    ["Energy", answer.energy.value === null ? "not known" : `${answer.energy.value.toPrecision(3)} J/token`, answer.energy.formula],
+    ["Price", answer.price.value === null ? "not known" : `${answer.price.value.toPrecision(3)} USD/M`, answer.price.value === null ? "fill in the rental" : answer.price.formula],
+    ["Energy", answer.energy.value === null ? "not known" : `${answer.energy.value.toPrecision(3)} J/token`, answer.energy.value === null ? "its power is not published" : answer.energy.formula],
     ["Compute / link", answer.threshold === null ? "no link" : `${answer.compute_to_link.toFixed(0)} FLOP/B`, answer.threshold === null ? "" : `hides up to ${answer.threshold.toFixed(0)}`],
   ];
   const list = document.getElementById("figures");
