@@ -9,10 +9,10 @@ PIP    := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev run test lint types format docs bench clean
+.PHONY: help venv dev run test lint types format docs bench native-check clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
 
 venv: $(VENV)/user.stamp ## Make .venv with everything a user needs
 dev: $(VENV)/dev.stamp ## Add the developers' tools to .venv
@@ -57,6 +57,12 @@ docs: dev ## Write the generated pages (docs/cli.md) again
 bench: dev ## Measure this machine; results land in bench/results
 	set -e; for script in bench/*.py; do $(BIN)/python $$script --record; done
 	$(BIN)/dougong bench formats --record
+
+NATIVE := dougong/kernels/native
+native-check: dev ## Kernels: aarch64 compiles, sanitizers stay silent
+	for file in dispatch tables path_portable; do aarch64-linux-gnu-g++ -std=c++17 -O2 \
+	  -ffp-contract=off -fopenmp -Wall -Wextra -Wno-psabi -c $(NATIVE)/$$file.cpp -o /dev/null || exit 1; done
+	$(BIN)/python tools/sanitize_native.py
 
 clean: ## Remove the environment and every cache
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

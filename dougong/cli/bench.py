@@ -8,6 +8,8 @@ from dougong.cli.lazy import LazyGroup
 
 MEMBERS = {
     "stream": ("dougong.cli.bench_stream", "Memory bandwidth and matrix products."),
+    "kernels": ("dougong.cli.bench_kernels", "Matrix products in every weight format."),
+    "model": ("dougong.cli.bench_model", "Prefill and decode speed of a model."),
     "formats": ("dougong.cli.bench_formats", "Number formats: bits, range and error."),
 }
 

@@ -27,7 +27,7 @@ def command(as_json: bool) -> None:
       dougong doctor
 
     \b
-    JSON: dougong, python, packages, machine, torch, models, hub_cache, backends
+    JSON: dougong, python, packages, machine, torch, models, hub_cache, native_path, backends
     """
     report = examine()
     options.emit(report, as_json, describe(report))
@@ -57,8 +57,20 @@ def examine() -> dict[str, Any]:
         },
         "models": shipped_names(),
         "hub_cache": str(hub_cache()),
+        "native_path": _native_path(),
         "backends": {name: coverage(name) for name in BACKENDS},
     }
+
+
+def _native_path() -> str | None:
+    """The instruction set that backend cpu runs on here; None if its library is not built."""
+    from dougong.errors import BackendError
+    from dougong.kernels.cpu.library import instruction_path
+
+    try:
+        return instruction_path()
+    except BackendError:
+        return None
 
 
 def _version(package: str) -> str | None:
@@ -89,6 +101,7 @@ def describe(report: dict[str, Any]) -> str:
         f"models     {', '.join(report['models']) or 'none shipped'}",
         f"hub cache  {report['hub_cache']}",
     ]
+    lines.append(f"native     {report['native_path'] or 'not built: backend cpu cannot run'}")
     for name, operators in report["backends"].items():
         native = [operator for operator, how in operators.items() if how == "native"]
         lines += ["", f"backend {name}: {len(native)} of {len(operators)} operators native"]

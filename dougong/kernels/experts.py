@@ -37,7 +37,8 @@ def expert_mlp(
 ) -> Tensor:
     """One expert: w2 @ (weight * swiglu(w1 @ x, w3 @ x)), [T, D] in x's dtype.
 
-    The routing weight multiplies before w2, which matters only under rounding.
+    The routing weight multiplies before w2, which matters only under rounding. A backend may give
+    the result in the wide dtype: it is added to the routed experts' sum there.
     """
     gate_TI = linear(x_TD, w1_ID, rounded=rounded)
     up_TI = linear(x_TD, w3_ID, rounded=rounded)
@@ -73,7 +74,7 @@ def grouped_experts(
         if x.shape[0]:
             outputs.append(expert_mlp(x, w1_ID, w3_ID, w2_DI, weight, limit=limit, rounded=rounded))
     y_sorted = torch.cat(outputs) if outputs else x_sorted
-    y_TKD = widen(y_sorted)[order.argsort()].view(num_tokens, top_k, -1)
+    y_TKD = widen(y_sorted)[order.argsort()].view(num_tokens, top_k, x_TD.shape[-1])
     total_TD = y_TKD[:, 0]
     for slot in range(1, top_k):
         total_TD = total_TD + y_TKD[:, slot]

@@ -10,9 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dougong.kernels.compressor import round_index_vector
 from dougong.kernels.dtypes import widen
+from dougong.kernels.rotary import rotate
 
 QUERY_BLOCK = 128  # bounds the [N, J, M] intermediate
+
+
+def rope_index_q(q_NJD: Tensor, rotation_NP: Tensor, *, rounded: bool) -> Tensor:
+    """The indexer's queries with RoPE; `rounded` adds the Hadamard and FP4 round trip."""
+    q_NJD = rotate(q_NJD, rotation_NP)
+    return round_index_vector(q_NJD) if rounded else q_NJD
 
 
 def visible_entries(start: int, num_queries: int, ratio: int, device: torch.device) -> Tensor:

@@ -1,6 +1,6 @@
-"""Matrix products: plain linear, the grouped output projection, and the logits.
+"""Matrix products: plain and wide linear, and the grouped output projection.
 
-Shapes: T tokens, D in, F out, G groups, L output rank of a group, V vocabulary.
+Shapes: T tokens, D in, F out, G groups, L output rank of a group.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def grouped_projection(o_THC: Tensor, weight: Tensor, groups: int) -> Tensor:
     return torch.bmm(o_GTX, weight_GXL).transpose(0, 1).flatten(1)
 
 
-def logits(x_TD: Tensor, weight_VD: Tensor) -> Tensor:
-    """Scores of every vocabulary entry [T, V] in the wide dtype."""
-    dtype = wide(x_TD.dtype)
-    return F.linear(x_TD.to(dtype), weight_VD.to(dtype))
+def wide_linear(x: Tensor, weight_FD: Tensor) -> Tensor:
+    """x @ weight^T in the wide dtype: compressors, and the logits of every vocabulary entry."""
+    dtype = wide(x.dtype)
+    return F.linear(x.to(dtype), weight_FD.to(dtype))

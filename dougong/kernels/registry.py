@@ -19,6 +19,8 @@ from dougong.kernels import index as _index
 from dougong.kernels import linear as _linear
 from dougong.kernels import norm as _norm
 from dougong.kernels import router as _router
+from dougong.kernels.cpu import OPERATORS as _CPU
+from dougong.kernels.cpu.library import library
 
 Operator = Callable[..., Any]
 
@@ -28,6 +30,7 @@ class Operators:
     """One backend's operators, cut where data rests in memory: about ten calls a layer."""
 
     linear: Operator
+    wide_linear: Operator
     router: Operator
     grouped_experts: Operator
     expert_mlp: Operator
@@ -37,6 +40,7 @@ class Operators:
     rms_norm: Operator
     norm_rope_q: Operator
     norm_rope_kv: Operator
+    rope_index_q: Operator
     pool: Operator
     finish_entry: Operator
     index_select: Operator
@@ -47,6 +51,7 @@ class Operators:
 
 REFERENCE = Operators(
     linear=_linear.linear,
+    wide_linear=_linear.wide_linear,
     router=_router.router,
     grouped_experts=_experts.grouped_experts,
     expert_mlp=_experts.expert_mlp,
@@ -56,26 +61,30 @@ REFERENCE = Operators(
     rms_norm=_norm.rms_norm,
     norm_rope_q=_norm.norm_rope_q,
     norm_rope_kv=_norm.norm_rope_kv,
+    rope_index_q=_index.rope_index_q,
     pool=_compressor.pool,
     finish_entry=_compressor.finish_entry,
     index_select=_index.index_select,
     attention=_attention.attention,
     grouped_projection=_linear.grouped_projection,
-    logits=_linear.logits,
+    logits=_linear.wide_linear,
 )
 
 # Backends other than the reference: operator name -> implementation.
-BACKENDS: dict[str, dict[str, Operator]] = {"reference": {}}
+BACKENDS: dict[str, dict[str, Operator]] = {"reference": {}, "cpu": _CPU}
 
 
 def operators(backend: str = "reference", *, fallback: bool = True) -> Operators:
     """The operator table of `backend`, completed from the reference.
 
-    Raises BackendError for an unknown backend, and for a missing operator if not `fallback`.
+    Raises BackendError for an unknown backend or one that is not built here, and for a missing
+    operator if not `fallback`.
     """
     if backend not in BACKENDS:
         known = ", ".join(sorted(BACKENDS))
         raise BackendError(f"backend: '{backend}' does not exist here; choose one of: {known}")
+    if backend == "cpu":
+        library()
     native = BACKENDS[backend]
     missing = [name for name in operator_names() if name not in native]
     if missing and not fallback and backend != "reference":

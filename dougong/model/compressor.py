@@ -44,21 +44,22 @@ class Compressor(nn.Module):
     ) -> Tensor:
         """All entries [M, width] complete after these tokens, which begin at position `start`."""
         end = start + tokens_NX.shape[0]
-        first, last = start // self.ratio, end // self.ratio  # entries that complete now
-        before = 1 if self.overlap and first > 0 else 0
         if state is None:
-            needed = tokens_NX[: last * self.ratio]
-        else:
-            state.tokens.append(tokens_NX)
+            last = end // self.ratio
+            if last == 0:
+                return tokens_NX.new_empty(0, self.norm.weight.shape[0], dtype=self.build.dtype)
+            return self._compress(tokens_NX[: last * self.ratio], 0, last, freqs_P)
+        state.tokens.append(tokens_NX)
+        self.complete(start, end, state, freqs_P)
+        return state.entries.rows(0, end // self.ratio)
+
+    def complete(self, start: int, end: int, state: CompressorState, freqs_P: Tensor) -> None:
+        """Adds the entries that tokens start .. end - 1, which `state` has, made complete."""
+        first, last = start // self.ratio, end // self.ratio
+        if last > first:
+            before = 1 if self.overlap and first > 0 else 0
             needed = state.tokens.rows((first - before) * self.ratio, last * self.ratio)
-        if last == first:
-            fresh = tokens_NX.new_empty(0, self.norm.weight.shape[0], dtype=self.build.dtype)
-        else:
-            fresh = self._compress(needed, first, last, freqs_P)
-        if state is None:
-            return fresh
-        state.entries.append(fresh)
-        return state.entries.rows(0, last)
+            state.entries.append(self._compress(needed, first, last, freqs_P))
 
     def _compress(self, tokens: Tensor, first: int, last: int, freqs_P: Tensor) -> Tensor:
         """Entries first .. last - 1 from their tokens (and, for the overlap, the block before)."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dougong.config import V4Config
-from dougong.kernels.compressor import round_index_vector
 from dougong.kernels.index import index_scores
-from dougong.kernels.rotary import rotate
 from dougong.model.compressor import Compressor
 from dougong.model.layers import Build, Linear
 
@@ -32,17 +30,22 @@ class Indexer(nn.Module):
         self, latent_TL: Tensor, x_TD: Tensor, rotation_TP: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Rotated index queries [T, J, D] and head weights [T, J], which may be negative."""
-        q_TJD = rotate(self.wq_b(latent_TL).unflatten(-1, (self.num_heads, -1)), rotation_TP)
-        if self.build.rounded:
-            q_TJD = round_index_vector(q_TJD)
-        return q_TJD, self.weights_proj(x_TD) * self.scale
+        q_TJD: Tensor = self.build.ops.rope_index_q(
+            self.wq_b(latent_TL).unflatten(-1, (self.num_heads, -1)),
+            rotation_TP,
+            rounded=self.build.rounded,
+        )
+        return q_TJD, self.weights_proj(x_TD)
 
     def scores(self, q_NJD: Tensor, weight_NJ: Tensor, keys_MD: Tensor) -> Tensor:
         """Differentiable scores [N, M] of all entries, visible or not."""
-        return index_scores(q_NJD, weight_NJ, keys_MD)
+        return index_scores(q_NJD, weight_NJ * self.scale, keys_MD)
 
     def forward(self, q_NJD: Tensor, weight_NJ: Tensor, keys_MD: Tensor, start: int) -> Tensor:
-        """The selected entries [N, K] of queries at positions start, start + 1, ...; -1 = none."""
+        """The selected entries [N, K] of queries at positions start, start + 1, ...; -1 = none.
+
+        The scores' scale is left out: a positive factor changes no choice.
+        """
         selected: Tensor = self.build.ops.index_select(
             q_NJD.detach(),
             weight_NJ.detach(),

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from dougong.kernels.dtypes import wide
 from dougong.kernels.registry import Operators
+from dougong.kernels.stored import StoredMatrix
+
+Weight = nn.Parameter | StoredMatrix  # dense and trainable, or as the checkpoint stores it
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,13 @@ class Embedding(nn.Module):
 
     def __init__(self, build: Build, num_ids: int, size: int) -> None:
         super().__init__()
-        self.weight = parameter(num_ids, size, dtype=build.dtype)
+        self.build = build
+        self.weight: Weight = parameter(num_ids, size, dtype=build.dtype)
 
     def forward(self, ids_T: Tensor) -> Tensor:
         """[T, size]."""
+        if isinstance(self.weight, StoredMatrix):
+            return self.weight.gather(ids_T, self.build.dtype)
         return F.embedding(ids_T, self.weight)
 
 
@@ -55,7 +61,7 @@ class Linear(nn.Module):
     def __init__(self, build: Build, size_in: int, size_out: int, *, quantized: bool) -> None:
         super().__init__()
         self.ops, self.rounded = build.ops, build.rounded_inputs and quantized
-        self.weight = parameter(size_out, size_in, dtype=build.dtype)
+        self.weight: Weight = parameter(size_out, size_in, dtype=build.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """x @ weight^T over the last dim."""
@@ -72,7 +78,8 @@ class WideLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x @ weight^T in the wide dtype."""
-        return super().forward(x.to(self.weight.dtype))
+        y: Tensor = self.ops.wide_linear(x, self.weight)
+        return y
 
 
 class RMSNorm(nn.Module):

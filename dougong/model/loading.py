@@ -12,23 +12,67 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dougong.checkpoint import open_checkpoint
+from dougong.checkpoint import Checkpoint, open_checkpoint
+from dougong.checkpoint.reader import StoredTensor
 from dougong.config import V4Config
 from dougong.errors import ConfigError
+from dougong.formats import bf16
+from dougong.kernels.stored import StoredMatrix
+from dougong.model.layers import Embedding, Linear
+from dougong.model.moe import RoutedExperts, Router
 from dougong.model.transformer import Transformer
 
+STORED_BACKENDS = ("cpu",)
 _EXPERTS = re.compile(r"(?P<prefix>.*\.experts)\.(?P<matrix>w[123])")
 _MHC = re.compile(r"\bhc_(attn|ffn|head)\.(fn|base|scale)$")
 
 
-def published_names(name: str, tensor: Tensor) -> list[str]:
+def published_names(name: str, tensor: Tensor | StoredMatrix) -> list[str]:
     """The checkpoint tensors that make up parameter `name`: one, or one for each expert."""
     if stacked := _EXPERTS.fullmatch(name):
         prefix, matrix = stacked["prefix"], stacked["matrix"]
         return [f"{prefix}.{i}.{matrix}.weight" for i in range(tensor.shape[0])]
     return [_MHC.sub(r"hc_\1_\2", name)]
+
+
+def stored_matrices(model: nn.Module) -> Iterator[tuple[str, StoredMatrix]]:
+    """Every matrix that is kept in its stored format, under its parameter's name."""
+    for prefix, module in model.named_modules():
+        for leaf, value in vars(module).items():
+            if isinstance(value, StoredMatrix):
+                yield f"{prefix}.{leaf}", value
+
+
+def keep_stored(model: Transformer, checkpoint: Checkpoint) -> None:
+    """Replaces the parameters that are matrices by the checkpoint's own bytes, copying none.
+
+    Two cases are copied: FP16 is widened, and float32 is rounded to BF16 where that is the dtype of
+    the module's matrix.
+    """
+    for name, parameter in list(model.named_parameters()):
+        prefix, leaf = name.rsplit(".", 1)
+        module = model.get_submodule(prefix)
+        if not isinstance(module, Embedding | Linear | Router | RoutedExperts):
+            continue
+        parts = [_native(checkpoint.stored(source), parameter.dtype)
+                 for source in published_names(name, parameter)]  # fmt: skip
+        scales = [part.scale for part in parts if part.scale is not None]
+        delattr(module, leaf)
+        stacked = parameter.dim() == 3
+        data = [part.data for part in parts]
+        setattr(module, leaf, StoredMatrix(parts[0].dtype, data, scales or None, stacked=stacked))
+
+
+def _native(stored: StoredTensor, dtype: torch.dtype) -> StoredTensor:
+    """`stored` in a format that kernels take; see `keep_stored`."""
+    if stored.dtype == "F16" or (stored.dtype == "F32" and dtype == torch.bfloat16):
+        values = np.asarray(stored.data, np.float32)
+        if dtype == torch.bfloat16:
+            return StoredTensor("BF16", bf16.encode(values))
+        return StoredTensor("F32", values)
+    return stored
 
 
 def load_model(
@@ -43,7 +87,8 @@ def load_model(
     """The V4 model of a checkpoint folder (published or transformers layout), ready to run.
 
     Raises CheckpointError or ConfigError with one sentence for anything wrong in the folder. MTP
-    blocks are built only if the checkpoint has them (the transformers layout does not).
+    blocks are built only if the checkpoint has them (the transformers layout does not). Backends
+    that compute on stored formats get every matrix as a view of the mapped files.
     """
     checkpoint = open_checkpoint(folder)
     if not isinstance(checkpoint.config, V4Config):
@@ -52,6 +97,9 @@ def load_model(
         model = Transformer(
             checkpoint.config, backend=backend, rounding=rounding, dtype=dtype, fallback=fallback
         )
+    if backend in STORED_BACKENDS:
+        keep_stored(model.requires_grad_(False), checkpoint)
+        model.records_steps = True
     model.to_empty(device=device)
     model.reset_tables()
     with torch.no_grad():
@@ -64,6 +112,10 @@ def load_model(
 
 def published_tensors(model: Transformer) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor under its published name as a float32 (tables: int64) array, one at a time."""
+    for name, matrix in stored_matrices(model):
+        parts = matrix.dense().unbind() if _EXPERTS.fullmatch(name) else (matrix.dense(),)
+        for source, part in zip(published_names(name, matrix), parts, strict=True):
+            yield source, part.numpy()
     for name, tensor in model.state_dict().items():
         parts = tensor.unbind() if _EXPERTS.fullmatch(name) else (tensor,)
         for source, part in zip(published_names(name, tensor), parts, strict=True):

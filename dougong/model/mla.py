@@ -178,7 +178,7 @@ class LatentAttention(nn.Module):
     def reset_tables(self) -> None:
         """Computes the RoPE frequencies on the device of the parameters."""
         with torch.device("cpu"):  # the same bits whatever device the model is on
-            self.freqs_F = self._frequencies().to(self.o_proj.weight.device)
+            self.freqs_F = self._frequencies().to(self.kv_a_layernorm.weight.device)
 
     def new_cache(self) -> LatentCache:
         """An empty cache for one request."""
@@ -217,6 +217,7 @@ class LatentAttention(nn.Module):
 
     def _attend(self, q_NHX: Tensor, latent_SX: Tensor, selected_NK: Tensor | None) -> Tensor:
         """One request's newest N queries over its S tokens: mixed values [N, H, V]."""
+        assert isinstance(self.kv_b_proj.weight, nn.Parameter)
         up_HXC = widen(self.kv_b_proj.weight).unflatten(0, (self.num_heads, -1))
         up_key_HPC, up_value_HVC = up_HXC.split([self.nope_dim, self.value_dim], 1)
         latent_SX = widen(latent_SX)

@@ -30,12 +30,21 @@ class Log:
 
     def append(self, rows: Tensor) -> None:
         """Adds `rows` [n, width] behind the last one."""
+        self.reserve(rows.shape[0])
+        self.rows(self.end - rows.shape[0], self.end)[:] = rows.detach()
+
+    def reserve(self, num_rows: int) -> None:
+        """Adds rows behind the last one whose contents the caller writes."""
         room = self._rows.shape[0] - (self.end - self.start)
-        if rows.shape[0] > room:
-            self._grow(rows.shape[0])
-        at = self.end - self.start
-        self._rows[at : at + rows.shape[0]] = rows.detach()
-        self.end += rows.shape[0]
+        if num_rows > room:
+            self._grow(num_rows)
+        self.end += num_rows
+
+    def address(self, index: int) -> int:
+        """Where row `index` lies in memory, until the next append."""
+        assert self.start <= index < self.end, (self.start, index, self.end)
+        row_bytes = self._rows.shape[1] * self._rows.element_size()
+        return self._rows.data_ptr() + (index - self.start) * row_bytes
 
     def _grow(self, num_rows: int) -> None:
         """Moves the rows still needed to a new buffer with room for `num_rows` more, and spare."""

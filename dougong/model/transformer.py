@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from dougong.config import V4Config
-from dougong.errors import ConfigError, InputError
+from dougong.errors import BackendError, ConfigError, InputError
 from dougong.kernels.registry import operators
 from dougong.model.attention import Attention
 from dougong.model.batch import Batch, check_tokens
+from dougong.model.decode import TokenStep
 from dougong.model.hyper_connection import HyperConnection, HyperHead
 from dougong.model.layers import Build, Embedding, Linear, RMSNorm, WideLinear
 from dougong.model.moe import MoE
@@ -99,9 +100,15 @@ class Transformer(nn.Module):
             raise ConfigError(f"rounding: '{rounding}' is unknown; choose {' or '.join(ROUNDINGS)}")
         if dtype not in (torch.float64, torch.float32, torch.bfloat16):
             raise ConfigError(f"dtype: {dtype} is not supported; use float64, float32 or bfloat16")
+        if backend == "cpu" and dtype == torch.float64:
+            raise BackendError(
+                "backend cpu computes in float32 or bfloat16; use the reference for float64"
+            )
         ops, rounded = operators(backend, fallback=fallback), rounding == "release"
         build = Build(ops, dtype, rounded, rounded and config.quantized)
         self.config, self.build = config, build
+        self._step: TokenStep | None = None  # backend cpu's recorded decode step, once it is needed
+        self.records_steps = False  # set by the loader, where weights never move
         self.embed = Embedding(build, config.vocab_size, config.hidden_size)
         main, extra = config.num_hidden_layers, config.num_nextn_predict_layers
         ratios = config.compress_ratios
@@ -119,9 +126,14 @@ class Transformer(nn.Module):
             if isinstance(module, Attention):
                 module.reset_tables()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.norm.weight.device
+
     def new_state(self) -> RequestState:
         """An empty memory for one request."""
-        return RequestState(self.config, self.build.dtype, self.head.weight.device)
+        return RequestState(self.config, self.build.dtype, self.device)
 
     def forward(
         self,
@@ -140,6 +152,16 @@ class Transformer(nn.Module):
         """
         starts = [0] * len(lengths) if states is None else [state.length for state in states]
         check_tokens(self.config, ids_T, lengths, starts)
+        if self.records_steps and states is not None and list(lengths) == [1]:
+            if self._step is None:
+                self._step = TokenStep(self)
+            if self._step.lock.acquire(blocking=False):  # else another thread is in its memory
+                try:
+                    streams_TSD = self._step.run(ids_T, states[0])
+                finally:
+                    self._step.lock.release()
+                states[0].advance(1)
+                return streams_TSD
         batch = Batch.flatten(ids_T, lengths, starts)
         embedded_TD: Tensor = self.embed(ids_T)
         streams_TSD = embedded_TD[:, None].repeat(1, self.config.hc_mult, 1)

@@ -1,0 +1,4 @@
+#define DG_PATH avx2
+#include "path.inc"
+
+DG_TABLE(avx2, "avx2");

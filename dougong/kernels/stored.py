@@ -1,0 +1,119 @@
+"""Matrices in the format of a checkpoint: bytes and scales, never widened as a whole.
+
+Shapes: E experts, O rows (out), I columns (in).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dougong.errors import CheckpointError, ShapeError
+from dougong.formats import bf16, fp4_block, fp8_block, ue8m0
+
+# Scale bytes for which every value times its scale is a normal bf16.
+SCALE_BYTES = {"F8_E4M3": (10, 246), "I8": (2, 252)}
+FORMATS = ("F32", "BF16", "F8_E4M3", "I8", "INT8")
+
+
+class StoredMatrix:
+    """One matrix [O, I], or one for each expert [E, O, I], in format `dtype`.
+
+    F32 float32, BF16 uint16 bits, F8_E4M3 uint8 codes with UE8M0 scales of 128x128 blocks, I8
+    packed FP4 with UE8M0 scales of 32, INT8 int8 with a float32 scale for each row. `data` and
+    `scale` hold one array per expert; arrays are used where they are and may be mapped files.
+    """
+
+    def __init__(
+        self,
+        dtype: str,
+        data: Sequence[NDArray[Any]],
+        scale: Sequence[NDArray[Any]] | None = None,
+        *,
+        stacked: bool = False,
+    ) -> None:
+        """Raises ShapeError if data and scales do not fit, CheckpointError for values that cannot
+        be computed with: NaN, infinity, scales beyond `SCALE_BYTES`.
+        """
+        if dtype not in FORMATS or not data or (not stacked and len(data) != 1):
+            raise ShapeError(f"stored matrix: {len(data)} arrays of format {dtype} are no matrix")
+        self.dtype, self.data, self.scale = dtype, list(data), list(scale or ())
+        rows, columns = data[0].shape
+        self.rows, self.columns = rows, columns * 2 if dtype == "I8" else columns
+        self.shape = torch.Size(([len(data)] if stacked else []) + [rows, self.columns])
+        for i, array in enumerate(self.data):
+            self._check(array, self.scale[i] if self.scale else None)
+        self.handle: Any = None  # what a backend keeps about this matrix
+
+    def _check(self, data: NDArray[Any], scale: NDArray[Any] | None) -> None:
+        if data.shape != self.data[0].shape or not data.flags.c_contiguous:
+            raise ShapeError(f"stored matrix: an array of shape {list(data.shape)} does not fit")
+        wanted = {
+            "F8_E4M3": fp8_block.scale_shape(self.rows, self.columns),
+            "I8": (self.rows, self.columns // fp4_block.BLOCK),
+            "INT8": (self.rows,),
+        }.get(self.dtype)
+        got = None if scale is None else scale.shape
+        if got != wanted or (self.dtype == "I8" and self.columns % fp4_block.BLOCK):
+            raise ShapeError(
+                f"stored matrix {list(self.shape)} in {self.dtype}: scales {got}, expected {wanted}"
+            )
+        if self.dtype in SCALE_BYTES and scale is not None and scale.size:
+            low, high = SCALE_BYTES[self.dtype]
+            if not low <= int(scale.min()) <= int(scale.max()) <= high:
+                raise CheckpointError(
+                    f"stored matrix {list(self.shape)}: UE8M0 scales {int(scale.min())} to "
+                    f"{int(scale.max())}; expected {low} to {high}, so that values fit in BF16."
+                )
+        if not _finite(self.dtype, data):
+            raise CheckpointError(f"stored matrix {list(self.shape)} holds NaN or infinity.")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of elements and scales."""
+        return sum(array.nbytes for array in self.data + self.scale)
+
+    def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The values, widened exactly (then rounded to `dtype`): a new tensor of `shape`."""
+        parts = [
+            torch.from_numpy(_widen(self.dtype, data, self.scale[i] if self.scale else None))
+            for i, data in enumerate(self.data)
+        ]
+        whole = torch.stack(parts) if len(self.shape) == 3 else parts[0]
+        return whole.to(dtype)
+
+    def gather(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows `ids` of a single float matrix: [len(ids), I] in `dtype`."""
+        rows = self.data[0][ids.numpy()]
+        if self.dtype == "BF16":
+            return torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16).to(dtype)
+        return torch.from_numpy(_widen(self.dtype, rows, None)).to(dtype)
+
+
+def _finite(dtype: str, data: NDArray[Any]) -> bool:
+    if dtype == "F32":
+        return bool(np.isfinite(data).all())
+    if dtype == "BF16":
+        return not bool(((data & 0x7F80) == 0x7F80).any())
+    if dtype == "F8_E4M3":
+        return not bool(((data & 0x7F) == 0x7F).any())
+    return True  # FP4 and INT8 have neither
+
+
+def _widen(dtype: str, data: NDArray[Any], scale: NDArray[Any] | None) -> NDArray[np.float32]:
+    if dtype == "BF16":
+        return bf16.decode(data)
+    values = np.array(data, np.float32)
+    if dtype == "F32" or scale is None:
+        return values
+    if dtype == "INT8":
+        values *= scale[:, None]
+        return values
+    block = fp4_block if dtype == "I8" else fp8_block
+    wide: NDArray[np.float32] = block.dequantize(data, ue8m0.decode(scale))
+    return wide
