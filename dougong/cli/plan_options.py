@@ -145,6 +145,11 @@ def seconds(value: float) -> str:
     return f"{value / 1e-6:.3g} us"
 
 
+def rate(value: float) -> str:
+    """Tokens per second: whole from 100 on, three digits below."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def gigabytes(value: float) -> str:
     """Bytes as GB (10^9)."""
     return f"{value / 1e9:,.1f} GB"

@@ -147,6 +147,10 @@ def describe(result: Run) -> str:
             f"{row['other_source']} says {row['other_value']}"
         )
     lines += ["", "change first (throughput per chip, everything else equal):"]
+    if not result.decode.memory.fits:
+        chips = result.smallest_count
+        enough = f"{chips} chips hold it" if chips else "1,024 chips do not hold one request"
+        lines.append(f"  memory: the figures above assume that it fits; {enough}")
     lines += [
         f"  x{one.speedup:.2f}  {one.name}{'' if one.fits else ' (does not fit)'}"
         for one in [c for c in result.changes if c.speedup > 1][:5]
@@ -176,19 +180,19 @@ def _verdict(result: Run) -> list[str]:
 
 def _speed(result: Run) -> list[str]:
     point, reading, alone = result.decode, result.prefill, result.fastest_prefill
-    say = plan_options.seconds
+    say, rate = plan_options.seconds, plan_options.rate
     wide = ""
     if alone is not reading:
         wide = f"; alone on {alone.scenario.layout.label()}: {say(alone.ttft_s)}"
     parts = point.step.parts().items()
     return [
         f"  decode           {say(point.tpot_s)} per token [{say(point.tpot_low_s)} to "
-        f"{say(point.tpot_high_s)}], {point.tokens_per_s_per_user:,.1f} tokens/s per request, "
-        f"{point.tokens_per_s_per_chip:,.0f} tokens/s per chip at "
+        f"{say(point.tpot_high_s)}], {rate(point.tokens_per_s_per_user)} tokens/s per request, "
+        f"{rate(point.tokens_per_s_per_chip)} tokens/s per chip at "
         f"{point.scenario.batch:,} in flight",
         f"  prefill          {reading.prompt_len:,} tokens in {say(reading.ttft_s)} "
         f"[{say(reading.ttft_low_s)} to {say(reading.ttft_high_s)}], "
-        f"{reading.tokens_per_s_per_chip:,.0f} tokens/s per chip{wide}",
+        f"{rate(reading.tokens_per_s_per_chip)} tokens/s per chip{wide}",
         "  step             " + ", ".join(f"{name} {say(value)}" for name, value in parts if value),
         f"  binds            {point.step.bound}",
     ]

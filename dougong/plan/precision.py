@@ -154,6 +154,23 @@ def default_precision(chip: Chip, config: ModelConfig) -> Precision:
     return PRECISIONS["release" if isinstance(config, V4Config) else "fp8"]
 
 
+def precisions_for(chip: Chip, config: ModelConfig) -> list[Precision]:
+    """The chip's best precision first, then those it multiplies natively."""
+    best = default_precision(chip, config)
+    if not config.quantized:
+        return [best]
+    others = []
+    if chip.get("int8"):
+        others += [PRECISIONS["int8"], PRECISIONS["w4a8"]]
+    if chip.get("fp8") and isinstance(config, V4Config):
+        others += [PRECISIONS["release"]]
+    if "hif8" in chip.native_formats:
+        others += [PRECISIONS["hif8"]]
+    if chip.get("fp4"):
+        others += [PRECISIONS["fp4"]]
+    return [best, *(one for one in others if one is not best)]
+
+
 def compute_rate(chip: Chip, wanted: str) -> tuple[float, str]:
     """Dense peak FLOP/s at which the chip multiplies `wanted`, and the format it uses for it."""
     for name in FALLBACK[wanted]:

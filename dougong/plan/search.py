@@ -16,7 +16,7 @@ from dougong.plan.chips import Chip
 from dougong.plan.cost import usd_per_mtoken
 from dougong.plan.layout import Layout, largest_batch
 from dougong.plan.overlap import OverlapPolicy
-from dougong.plan.precision import PRECISIONS, Precision, default_precision
+from dougong.plan.precision import Precision, precisions_for
 from dougong.plan.predict import Prefill, Scenario, central_tpot, decode, prefill
 from dougong.plan.weights import ModelConfig
 
@@ -92,23 +92,6 @@ class Deployment:
             "usd_per_mtoken": self.usd_per_mtoken,
             "bound": point.step.bound,
         }
-
-
-def precisions_for(chip: Chip, config: ModelConfig) -> list[Precision]:
-    """The chip's best precision first, then those it multiplies natively."""
-    best = default_precision(chip, config)
-    if not config.quantized:
-        return [best]
-    others = []
-    if chip.get("int8"):
-        others += [PRECISIONS["int8"], PRECISIONS["w4a8"]]
-    if chip.get("fp8"):
-        others += [PRECISIONS["release"]]
-    if "hif8" in chip.native_formats:
-        others += [PRECISIONS["hif8"]]
-    if chip.get("fp4"):
-        others += [PRECISIONS["fp4"]]
-    return [best, *(one for one in others if one is not best)]
 
 
 def split_prefill(decoding: float, reading: Prefill, wanted: Wanted) -> float:

@@ -13,7 +13,7 @@ from dougong.plan.calibration import Calibration
 from dougong.plan.chips import FORMATS, SETTABLE, Chip, parse_quantity, set_value
 from dougong.plan.layout import Layout
 from dougong.plan.overlap import OVERLAP_POLICIES
-from dougong.plan.precision import PRECISIONS
+from dougong.plan.precision import precisions_for
 from dougong.plan.predict import Decode, Scenario, decode
 
 _SCALE = re.compile(r"(\w+)\s*([*/])\s*([0-9.]+)")
@@ -121,8 +121,8 @@ def _candidates(s: Scenario) -> Iterator[tuple[str, str, Callable[[], Scenario]]
     for policy in OVERLAP_POLICIES:
         if policy != s.overlap:
             yield f"overlap policy {policy}", "policy", partial(replace, s, overlap=policy)
-    for precision in PRECISIONS.values():
-        if s.config.quantized and precision.name != s.precision.name:
+    for precision in precisions_for(s.chip, s.config):
+        if precision.name != s.precision.name:
             make = partial(replace, s, precision=precision)
             yield f"precision {precision.name}", "format", make
     if s.layout.tp < 16 and s.layout.chips % (2 * s.layout.tp) == 0:

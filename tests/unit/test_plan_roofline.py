@@ -13,7 +13,7 @@ from dougong.plan.calibration import _BETWEEN, SOFTWARE_SIGMA, Z90, fit, log_tim
 from dougong.plan.chips import load_chips, set_value
 from dougong.plan.layout import Layout, default_layout, largest_batch, memory_need, smallest_count
 from dougong.plan.operators import Step, draft_work, expert_load, main_work
-from dougong.plan.precision import find_precision
+from dougong.plan.precision import find_precision, precisions_for
 from dougong.plan.predict import prefill, scenario_for
 from dougong.plan.roofline import LINK_EFFICIENCY, Factors, OperatorTime, ideal_step, link_seconds
 from dougong.plan.search import Wanted, split_prefill
@@ -161,3 +161,16 @@ def test_prefill_anchors_lie_inside_their_interval() -> None:
             for bound in (ours.ttft_high_s, ours.ttft_low_s)
         )
         assert low < measured < high
+
+
+def test_only_formats_that_chip_and_checkpoint_have_are_offered() -> None:
+    """H20 has FP8 and INT8, 950DT also FP4 and HiF8, 910B INT8; V3 stores no FP4."""
+    offered = {
+        (chip, model): {one.name for one in precisions_for(CHIPS[chip], load_config(model))}
+        for chip in ("nvidia_h20", "huawei_950dt", "huawei_910b")
+        for model in ("v4-flash", "v3")
+    }
+    assert offered["nvidia_h20", "v4-flash"] == {"release", "int8", "w4a8"}
+    assert offered["nvidia_h20", "v3"] == {"fp8", "int8", "w4a8"}
+    assert {"release", "hif8", "fp4"} <= offered["huawei_950dt", "v4-flash"]
+    assert offered["huawei_910b", "v4-flash"] == {"int8", "w4a8"}
