@@ -231,6 +231,38 @@ def test_single_stream_rows_of_sglang_at_900k_tokens_are_predicted_from_4k() -> 
     assert predicted == pytest.approx(1 / 180, rel=0.15)  # 0.01
 
 
+# Operating points that only notes of the table state; the H200's chips are not, we take a node.
+OUTSIDE_THE_FIT = [
+    ("huawei_910c", {"tpot_ms": "15", "tok_s_per_chip": "538"}),  # CloudMatrix384's low latency
+    ("nvidia_h200_sxm", {"chips": "8", "mtp": "3"}),
+    ("nvidia_h200_sxm", {"chips": "8", "mtp": "3", "seq_len": "900000", "tpot_ms": "4.17"}),
+]
+
+
+@pytest.mark.parametrize(("chip", "change"), OUTSIDE_THE_FIT)
+def test_published_points_outside_the_fit_lie_in_their_interval(
+    chip: str, change: dict[str, str]
+) -> None:
+    row = next(r for r in ROWS if r["hardware"] == chip and r["confidence"].startswith(("h", "m")))
+    case = read_case(1, row | change, CHIPS)
+    assert isinstance(case, Case)
+    (result,) = evaluate([case], (), lambda _: default_calibration()).results
+    assert result.inside
+    assert abs(result.error) <= 0.25  # -0.22, +0.15, +0.16
+
+
+def test_v4_single_streams_order_as_published() -> None:
+    """Flash: H200 3.76 ms, 950DT 6.27 (HiF8) and 6.71 (day 0); Pro: B200 5.03, 950DT 17.23."""
+    predicted = {}
+    for index in (1, 7, 13, 31, 32):
+        case = read_case(index, ROWS[index - 1] | {"chips": ROWS[index - 1]["chips"] or "8"}, CHIPS)
+        assert isinstance(case, Case)
+        (one,) = evaluate([case], (), lambda _: default_calibration()).results
+        predicted[index] = one.predicted_s
+    assert predicted[32] < predicted[7] < predicted[1] < predicted[13]
+    assert predicted[31] < predicted[13]
+
+
 def test_formats_order_as_cann_measured_them() -> None:
     """HiF8 is about 3 % ahead of MXFP8, 128x128-block FP8 19 % behind (hardware.md 3)."""
     times = []
