@@ -25,6 +25,7 @@ from dougong.checkpoint import parameters
 from dougong.checkpoint.locate import find_checkpoint
 from dougong.config import ModelConfig, V3Config, V4Config, load_config
 from dougong.errors import BackendError, InputError
+from dougong.kernels.cpu.library import is_built
 from dougong.machine import require_memory
 from dougong.model.generation import LanguageModel, Limits, Report, Request, all_logits
 from dougong.model.loading import load_model
@@ -51,7 +52,8 @@ def load(
         dtype: "float32", "float64" or "bfloat16", the number type of the arithmetic.
         fallback: whether operators that `backend` lacks may run on the reference.
         rounding: "release" rounds activations and caches at run time as the release does; "none"
-            computes exactly. `generate` and `chat` on the command line use `serving_rounding`.
+            computes exactly. `generate` and `chat` on the command line use `serving_rounding`,
+            and `serving_backend`.
     Raises: CheckpointError, ConfigError or BackendError with one sentence.
     """
     if dtype not in DTYPES:
@@ -96,6 +98,16 @@ def serving_rounding(name: str | Path) -> str:
     """
     config = load_config(find_checkpoint(name))
     return "release" if isinstance(config, V4Config) and config.quantized else "none"
+
+
+def serving_backend(name: str | Path, dtype: str) -> str:
+    """The backend to talk to model `name` with: "cpu" where it is built and can, else "reference".
+
+    Backend cpu takes V4 models in float32 and bfloat16.
+    """
+    config = load_config(find_checkpoint(name))
+    able = isinstance(config, V4Config) and dtype != "float64"
+    return "cpu" if able and is_built() else "reference"
 
 
 @dataclass(frozen=True)

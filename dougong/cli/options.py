@@ -37,6 +37,12 @@ backend_option = click.option(
     show_default=True,
     help="Which implementations of the operators to use; `dougong doctor` lists them.",
 )
+serving_backend_option = click.option(
+    "--backend",
+    default=None,
+    help="Which implementations of the operators to use; `dougong doctor` lists them. [default: "
+    "cpu for a V4 model where its library is built, else reference]",
+)
 fallback_option = click.option(
     "--no-fallback",
     is_flag=True,
@@ -70,7 +76,7 @@ def model_options(command: F) -> F:
     for option in reversed(
         (
             model_option,
-            backend_option,
+            serving_backend_option,
             fallback_option,
             dtype_option,
             serving_rounding_option,
@@ -111,11 +117,12 @@ ASKING = (
 def load(words: dict[str, Any]) -> Model:
     """Loads the model that the options of `model_options` name, and takes them out of `words`."""
     from dougong.api import load as load_model
-    from dougong.api import serving_rounding
+    from dougong.api import serving_backend, serving_rounding
 
     threads, name = words.pop("threads"), words.pop("model")
     fallback = not words.pop("no_fallback")
     chosen = {key: words.pop(key) for key in ("backend", "dtype", "rounding")}
+    chosen["backend"] = chosen["backend"] or serving_backend(name, chosen["dtype"])
     chosen["rounding"] = chosen["rounding"] or serving_rounding(name)
     model = load_model(name, fallback=fallback, **chosen)
     choose_threads(threads, model)

@@ -149,6 +149,15 @@ def _find() -> Path | None:
     return next((folder / FILE for folder in folders if (folder / FILE).is_file()), None)
 
 
+def is_built() -> bool:
+    """Whether the library is there and loads."""
+    try:
+        library()
+    except BackendError:
+        return False
+    return True
+
+
 @cache
 def library() -> ctypes.CDLL:
     """The loaded library. torch must be imported first, so that both share one OpenMP pool.
