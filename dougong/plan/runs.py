@@ -153,18 +153,7 @@ def run(
     read = replace(scenario, context_len=prompt)
     reading = prefill(read, calibration, cached)
     alone = prefill(replace(read, layout=_widest(scenario.layout)), calibration, cached)
-    replicas = share = None
-    if traffic is not None:
-        wanted = Wanted(
-            context_len=scenario.context_len,
-            prompt_len=traffic.prompt_len,
-            output_len=traffic.output_len,
-            hit_rate=traffic.hit_rate,
-        )
-        share = split_prefill(point.tokens_per_s_per_chip, reading, wanted)
-        chips = scenario.layout.chips
-        output = traffic.requests_per_s * traffic.output_len
-        replicas = output / (point.tokens_per_s_per_chip * (1 - share) * chips)
+    replicas, share = _carried(traffic, point, reading) if traffic else (None, None)
     return Run(
         model=model,
         decode=point,
@@ -183,6 +172,20 @@ def run(
         replicas=replicas,
         prefill_share=share,
     )
+
+
+def _carried(traffic: Traffic, point: Decode, reading: Prefill) -> tuple[float, float]:
+    """(replicas that carry the traffic, share of their chips that must prefill)."""
+    wanted = Wanted(
+        context_len=point.scenario.context_len,
+        prompt_len=traffic.prompt_len,
+        output_len=traffic.output_len,
+        hit_rate=traffic.hit_rate,
+    )
+    share = split_prefill(point.tokens_per_s_per_chip, reading, wanted)
+    output = traffic.requests_per_s * traffic.output_len
+    chips = point.scenario.layout.chips
+    return output / (point.tokens_per_s_per_chip * (1 - share) * chips), share
 
 
 def _widest(layout: Layout) -> Layout:

@@ -170,11 +170,6 @@ class HidingMargin:
         """True if even peak compute leaves the link hidden."""
         return self.peak_ratio <= self.threshold
 
-    @property
-    def hides_achieved(self) -> bool:
-        """True if the link hides behind the compute that is really reached."""
-        return self.achieved_ratio <= self.threshold
-
 
 def hiding_margin(config: ModelConfig, chip: Chip, chips: int = 2) -> HidingMargin:
     """C/B of a chip's 8-bit (or best) peak against the one-way link that `chips` of them share.

@@ -7,7 +7,7 @@ the command, what a publication states, or what would fill the gap.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dougong.errors import InputError
 from dougong.plan.quantity import Mark, Quantity
@@ -143,13 +143,6 @@ def of_quantity(
         low=None if low is None else low / scale,
         high=None if high is None else high / scale,
     )
-
-
-def with_unit(cell: Cell, unit: Text | str, scale: float = 1.0, digits: int = 3) -> Cell:
-    """The same figure divided by `scale` and printed in another unit."""
-    if cell.value is None:
-        return cell
-    return replace(cell, value=cell.value / scale, unit=_unit(unit), digits=digits)
 
 
 def _unit(unit: Text | str) -> Text:
