@@ -75,9 +75,12 @@ class Chip:
         value = self.get(key)
         if value is None:
             unit, _, what = SETTABLE[key]
+            fp8 = self.flops.get("fp8")
+            cautious = f" (half its FP8 rate, {fp8 / 2e12:g}, is cautious)" if fp8 else ""
             raise InputError(
                 f"{self.name}: its {what} is not published; "
                 f"give it with --set chip.{key}=<number>{'' if unit == 'chips' else unit}"
+                f"{cautious if key == 'bf16' else ''}"
             )
         return value
 

@@ -114,6 +114,8 @@ def test_what_if_and_set_change_the_answer(capfd: pytest.CaptureFixture[str]) ->
     ("words", "said", "status"),
     [
         (("run", "v4-flash", "--chip", "bw1000", "--count", "8"), "not published", 1),
+        # Atlas 350: FP8 780 (hardware.md 1), and 500 = FP8/2 is the 950's rule there
+        (("run", "v4-flash", "--chip", "atlas350", "--count", "8"), "FP8 rate, 390, is", 1),
         (("run", "v4-flash", "--chip", "tpu", "--count", "8"), "is not a chip we know", 1),
         (("run", "v9", "--chip", "h20", "--count", "8"), "v9", 1),
         (("run", "v4-flash", "--chip", "this-machine", "--count", "1"), "bench stream --record", 1),
