@@ -1,0 +1,102 @@
+"""The model in the package: others read it the same way, and it says something sensible."""
+
+import random
+import re
+
+import pytest
+import torch
+from transformers import DeepseekV4ForCausalLM, PreTrainedTokenizerFast
+
+from dougong.chat.tokenizer import Tokenizer, load_tokenizer
+from dougong.checkpoint import open_checkpoint, schema
+from dougong.checkpoint.locate import SHIPPED_MODELS
+from dougong.model.loading import load_model
+from dougong.model.transformer import Transformer
+from dougong.train.data.encode import encode_sample
+from dougong.train.data.sample import Turn
+from dougong.train.data.stories import story
+from dougong.train.evaluate import TASKS, answers
+from dougong.train.quantize_aware import stored_weights
+
+FOLDER = SHIPPED_MODELS / "nano"
+LARGEST_FILE_BYTES = 8_000_000
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    return load_model(FOLDER).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return load_tokenizer(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def story_ids(tokenizer: Tokenizer) -> torch.Tensor:
+    """A conversation of more than one HCA block, so that every kind of layer takes part."""
+    ids = encode_sample(story(random.Random(5)), tokenizer).ids
+    while len(ids) <= 150:
+        ids += encode_sample(story(random.Random(6)), tokenizer).ids
+    return torch.tensor(ids)
+
+
+@torch.inference_mode()
+def test_transformers_gives_the_same_logits(model: Transformer, story_ids: torch.Tensor) -> None:
+    theirs = DeepseekV4ForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).float().eval()
+    expected = theirs(story_ids[None], use_cache=False).logits[0]
+    ours = model.logits(model(story_ids, [len(story_ids)]))
+    # two float32 implementations of one model; logits reach about 20
+    torch.testing.assert_close(ours, expected, atol=2e-4, rtol=0)
+    assert torch.equal(ours.argmax(-1), expected.argmax(-1))
+
+
+def test_transformers_reads_the_tokenizer_alike(
+    tokenizer: Tokenizer, story_ids: torch.Tensor
+) -> None:
+    theirs = PreTrainedTokenizerFast.from_pretrained(FOLDER)
+    text = "Lily has 12 apples, and the fox has a red kite."
+    assert theirs(text)["input_ids"] == tokenizer.encode(text)
+    assert theirs.eos_token_id == tokenizer.eos_id
+    assert theirs.decode(story_ids) == tokenizer.decode(story_ids.tolist())
+
+
+def test_file_is_the_official_layout_and_small() -> None:
+    checkpoint = open_checkpoint(FOLDER)
+    assert checkpoint.config.expert_dtype == "fp4"
+    assert checkpoint.config.num_nextn_predict_layers == 1
+    data = sum(spec.nbytes for spec in schema(checkpoint.config))
+    size = (FOLDER / "model.safetensors").stat().st_size
+    assert data < size < LARGEST_FILE_BYTES
+
+
+def test_stored_weights_are_the_trained_ones(model: Transformer) -> None:
+    """Rounding again changes nothing: what ships is a fixed point of the stored formats."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with stored_weights(model):
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter, before[name]), name
+
+
+def test_stories_about_unseen_pairs_use_both_words_and_end(
+    model: Transformer, tokenizer: Tokenizer
+) -> None:
+    """Greedy; these pairs of words never stood together in training. The card has the rate."""
+    rng = random.Random(11)
+    tasks = [TASKS["story with both words"](rng) for _ in range(8)]
+    told = list(answers(model, tokenizer, [task.turn for task in tasks]))
+    right = [task.right(text, ended) for task, (text, ended) in zip(tasks, told, strict=True)]
+    assert sum(right) >= 5, told
+    for text, _ in told:
+        words = re.findall(r"\w+", text)
+        # a text that turns in circles repeats most of its four-word runs
+        runs = list(zip(*(words[i:] for i in range(4)), strict=False))
+        assert len(set(runs)) > 0.8 * len(runs)
+
+
+def test_it_knows_who_it_is_and_says_hello(model: Transformer, tokenizer: Tokenizer) -> None:
+    questions = ["Hello!", "What is your name?", "Thank you!"]
+    replies = [text for text, _ in answers(model, tokenizer, [Turn(q, "") for q in questions])]
+    assert re.match(r"(Hello|Hi)", replies[0])
+    assert "nano" in replies[1]
+    assert "welcome" in replies[2]
