@@ -30,7 +30,7 @@ $(VENV)/dev.stamp: $(VENV)/user.stamp
 	@touch $@
 
 run: venv ## The shipped model answers a prompt
-	@$(BIN)/dougong generate "Once upon a time, a small dragon found a bell in the snow."
+	@$(BIN)/dougong generate "Write a story about a fox and a pencil." --seed 1
 	@printf '%s\n' '' 'What to try next:' \
 	  '  .venv/bin/dougong chat                            talk to the same model' \
 	  '  .venv/bin/dougong model inspect v4-flash          what DeepSeek-V4-Flash is, beside V3.2' \
