@@ -22,6 +22,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/user.stamp: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (a few minutes) ..."
 	$(PIP) install --quiet --editable .
 	@touch $@
 

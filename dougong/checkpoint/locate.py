@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from difflib import get_close_matches
 from pathlib import Path
 
 from dougong.config import PRESETS
@@ -61,9 +62,11 @@ def find_checkpoint(name: str | Path) -> Path:
             f"{text} is a preset: a configuration without weights. `dougong model inspect {text}` "
             "shows it; to run it, name the folder of its checkpoint."
         )
+    near = get_close_matches(text.lower(), [*PRESETS, *shipped_names()], 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
     raise CheckpointError(
         f"there is no model '{text}': not a folder, not in the cache {hub_cache()}, and not a "
-        f"shipped model ({', '.join(shipped_names()) or 'none is shipped'})."
+        f"shipped model ({', '.join(shipped_names()) or 'none is shipped'}).{hint}"
     )
 
 

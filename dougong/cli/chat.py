@@ -32,7 +32,7 @@ def command(system: str | None, as_json: bool, **words: Any) -> None:
     \b
     Examples:
       dougong chat --thinking --seed 7
-      printf 'Hello!\\nWhat is 2+3?\\n' | dougong chat
+      printf 'Hello!\\nWhat is 2 + 3?\\n' | dougong chat
 
     \b
     JSON: model, messages (the conversation), answers (as `generate` reports them)

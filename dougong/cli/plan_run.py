@@ -148,24 +148,37 @@ def describe(result: Run) -> str:
         )
     lines += ["", "change first (throughput per chip, everything else equal):"]
     if not result.decode.memory.fits:
-        chips = result.smallest_count
-        enough = f"{chips} chips hold it" if chips else "1,024 chips do not hold one request"
-        lines.append(f"  memory: the figures above assume that it fits; {enough}")
+        lines.append(f"  memory: the figures above assume that it fits; {_way_out(result)}")
     lines += [
         f"  x{one.speedup:.2f}  {one.name}{'' if one.fits else ' (does not fit)'}"
         for one in [c for c in result.changes if c.speedup > 1][:5]
     ]
+    if not result.decode.memory.fits:
+        return "\n".join([*lines, "", "start it: nothing to start, it does not fit"])
     lines += ["", "start it:"]
+    if result.decode.scenario.precision.name != "release":
+        lines.append(
+            f"  # needs a checkpoint in {result.decode.scenario.precision.name}; these serve the "
+            "published one"
+        )
     for launch in result.launches:
         lines += [f"  # {launch.engine}{': ' + launch.note if launch.note else ''}"]
         lines += [f"  {line}" for line in launch.commands]
     return "\n".join(lines)
 
 
+def _way_out(result: Run) -> str:
+    """What would make a plan fit that does not."""
+    if result.largest_batch > 0:
+        return f"at most {result.largest_batch:,} requests fit here: lower --batch or add chips"
+    chips = result.smallest_count
+    return f"{chips} chips hold it" if chips else "1,024 chips do not hold one request"
+
+
 def _verdict(result: Run) -> list[str]:
     scenario, memory = result.decode.scenario, result.decode.memory
     gigabytes = plan_options.gigabytes
-    needs = f"; needs at least {result.smallest_count} chips" if result.smallest_count else ""
+    needs = f"; one needs at least {result.smallest_count} chips" if result.smallest_count else ""
     return [
         f"{result.model} on {scenario.layout.chips} x {scenario.chip.name}, "
         f"{scenario.layout.label()}, {scenario.precision.name}: "
