@@ -3,14 +3,15 @@
 Every generator of this package is a pure function `generate(rng, *, held_out=False) -> Task`. In
 training it is called as it stands; `dougong eval` calls it with `held_out=True` and gets tasks of
 the same kind about names, numbers, operands, tools and pairs of words that training never shows.
+Generators of one family are gathered in a `Family`; `families.py` lists them all.
 """
 
 from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from dougong.chat import special
@@ -32,12 +33,12 @@ RESERVED_ONE_IN = 10
 class Task:
     """A conversation up to a question, the answer that training shows, and the judge of answers.
 
-    family, kind:  "arithmetic", "addition": a row of the mixture, a row of the evaluation's table.
     messages:      the prompt, from the system message to the last question or tool result; answers
                    among them are trained on too.
     answer:        the assistant's message; with `reasoning_content` the task is asked thinking.
     judge:         tells whether an answer is right; use `check`.
     tools:         functions in OpenAI's form.  response_format: a JSON schema, or None.
+    family, kind:  "arithmetic", "addition", put there by the `Family` that drew the task.
     """
 
     family: str
@@ -47,6 +48,8 @@ class Task:
     judge: Check
     tools: tuple[Message, ...] = ()
     response_format: Any = None
+    family: str = ""
+    kind: str = ""
 
     @property
     def thinking(self) -> bool:
@@ -100,6 +103,24 @@ class Generator(Protocol):
         """Draws one task; `held_out`: of what is kept out of training."""
 
 
+@dataclass(frozen=True)
+class Family:
+    """Kinds of task that go together, each with its odds; itself a generator."""
+
+    name: str
+    kinds: Mapping[str, tuple[Generator, float]]
+
+    def __call__(self, rng: random.Random, *, held_out: bool = False) -> Task:
+        """Draws a task of a kind drawn by its odds."""
+        odds = [share for _, share in self.kinds.values()]
+        return self.draw(rng.choices(list(self.kinds), odds)[0], rng, held_out=held_out)
+
+    def draw(self, kind: str, rng: random.Random, *, held_out: bool = False) -> Task:
+        """Draws a task of this kind, labelled with family and kind."""
+        task = self.kinds[kind][0](rng, held_out=held_out)
+        return replace(task, family=self.name, kind=kind)
+
+
 def reserved(*parts: object) -> bool:
     """Tells whether this name, number, pair of operands or of words is kept for evaluation.
 
@@ -116,8 +137,6 @@ def part_of(role: str, items: Sequence[Item], held_out: bool) -> list[Item]:
 
 
 def ask(
-    family: str,
-    kind: str,
     question: str,
     answer: str,
     thinking: str | None = None,
@@ -131,8 +150,6 @@ def ask(
         reply["reasoning_content"] = thinking
     opening = ({"role": "system", "content": system},) if system else ()
     return Task(
-        family=family,
-        kind=kind,
         messages=(*opening, {"role": "user", "content": question}),
         answer=reply,
         judge=judge or says(answer),
