@@ -41,8 +41,6 @@ class Task:
     family, kind:  "arithmetic", "addition", put there by the `Family` that drew the task.
     """
 
-    family: str
-    kind: str
     messages: tuple[Message, ...]
     answer: Message
     judge: Check
