@@ -1,0 +1,226 @@
+"""What finished prompts and answers left behind, found again by the next request that begins alike.
+
+A radix tree over blocks of 128 tokens, one tree a tenant. A node is one complete block: the
+tokens, the memory block that holds their compressed entries, and at some nodes a *resume point*:
+what else a request needs to go on right behind the block (windows and compressor tails), which is
+big and therefore kept only where a continuation is likely. Who finds blocks beyond the last resume
+point can have the windows replayed instead; the caller decides.
+
+No torch: blocks and resume points are handles that the owner gives and takes back.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from dougong.engine.scheduler import BLOCK_TOKENS
+
+
+@dataclass(eq=False)
+class Node:
+    """One block of a prefix. `users`: requests that stand on it; such a node is never evicted."""
+
+    key: tuple[int, ...]
+    parent: Node | None
+    block: int = -1
+    resume: object | None = None
+    resume_bytes: int = 0
+    users: int = 0
+    used_at: int = 0
+    children: dict[tuple[int, ...], Node] = field(default_factory=dict)
+
+    def path(self) -> list[Node]:
+        """The nodes from the first block to this one."""
+        nodes: list[Node] = []
+        node: Node | None = self
+        while node is not None and node.parent is not None:
+            nodes.append(node)
+            node = node.parent
+        return nodes[::-1]
+
+
+@dataclass(frozen=True)
+class Match:
+    """The longest known prefix of some ids: its nodes, and how many lead to a resume point."""
+
+    nodes: list[Node]
+    resumable: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens whose compressed entries are known."""
+        return len(self.nodes) * BLOCK_TOKENS
+
+    @property
+    def resumable_tokens(self) -> int:
+        """Tokens after which a request can go on without computing any of them."""
+        return self.resumable * BLOCK_TOKENS
+
+
+class PrefixCache:
+    """Blocks and resume points by the tokens they stand for; the latter under a budget of bytes.
+
+    The tree owns one reference to every block and resume point in it, and gives it back through
+    `drop_block` and `drop_resume`. Blocks are limited by whoever needs memory and calls `evict`.
+    """
+
+    def __init__(
+        self,
+        resume_budget: int,
+        drop_block: Callable[[int], None],
+        drop_resume: Callable[[object], None],
+    ) -> None:
+        self.resume_budget, self.resume_bytes, self.num_blocks = resume_budget, 0, 0
+        self._drop_block, self._drop_resume = drop_block, drop_resume
+        self._roots: dict[str, Node] = {}
+        self._clock, self._in_use = 0, 0
+        # (last use, tie, leaf): may be out of date, which the one who takes it out sees
+        self._leaves: list[tuple[int, int, Node]] = []
+        self._ties = count()
+
+    def match(self, tenant: str, ids: Sequence[int], most: int | None = None) -> Match:
+        """The longest cached prefix of `ids`, at most `most` tokens of it; counts as a use."""
+        node, nodes, resumable = self._root(tenant), [], 0
+        for key in _keys(ids if most is None else ids[:most]):
+            if (child := node.children.get(key)) is None:
+                break
+            node = child
+            nodes.append(node)
+            if node.resume is not None:
+                resumable = len(nodes)
+        self._touch(nodes)
+        return Match(nodes, resumable)
+
+    def hold(self, nodes: Sequence[Node]) -> None:
+        """Keeps the nodes from eviction until as many calls of `let_go`."""
+        for node in nodes:
+            self._in_use += node.users == 0
+            node.users += 1
+
+    def let_go(self, nodes: Sequence[Node]) -> None:
+        """Ends one `hold`."""
+        for node in nodes:
+            assert node.users > 0, "a block was let go more often than held"
+            node.users -= 1
+            if node.users == 0:
+                self._in_use -= 1
+                self._offer(node)
+
+    def insert(
+        self,
+        tenant: str,
+        ids: Sequence[int],
+        blocks: Sequence[int],
+        resumes: Mapping[int, tuple[object, int]],
+    ) -> list[int]:
+        """Adds the complete blocks of `ids`; returns those of `blocks` that the tree now owns.
+
+        Args: blocks: a handle for each complete block.  resumes: number of blocks -> (resume point
+        behind them, its bytes); ownership passes to the tree, which drops what it has already.
+        """
+        node, nodes, taken = self._root(tenant), [], []
+        for depth, (key, block) in enumerate(zip(_keys(ids), blocks, strict=False), start=1):
+            child = node.children.get(key)
+            if child is None:
+                child = node.children[key] = Node(key, node, block)
+                taken.append(block)
+                self.num_blocks += 1
+            node = child
+            nodes.append(node)
+            if depth in resumes:
+                self._keep_resume(node, *resumes[depth])
+        for depth, (resume, _) in resumes.items():
+            if not 1 <= depth <= len(nodes):
+                self._drop_resume(resume)
+        self._touch(nodes)
+        self._offer(node)
+        self._shed_resumes()
+        return taken
+
+    def evictable(self) -> int:
+        """Blocks that could be freed now: who stands on a block stands on all before it."""
+        return self.num_blocks - self._in_use
+
+    def evict(self, blocks: int) -> int:
+        """Frees up to so many blocks, least recently used leaves first; returns how many."""
+        freed = 0
+        while freed < blocks and self._leaves:
+            used_at, _, leaf = heapq.heappop(self._leaves)
+            if used_at != leaf.used_at:
+                self._offer(leaf)  # used since
+            elif self._is_free(leaf):
+                self._remove(leaf)
+                freed += 1
+        return freed
+
+    def clear(self) -> None:
+        """Drops everything that nobody uses."""
+        self.evict(self.num_blocks)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _root(self, tenant: str) -> Node:
+        return self._roots.setdefault(tenant, Node((), None))
+
+    def _touch(self, nodes: Sequence[Node]) -> None:
+        self._clock += 1
+        for node in nodes:
+            node.used_at = self._clock
+
+    def _nodes(self) -> Iterator[Node]:
+        pending = list(self._roots.values())
+        while pending:
+            node = pending.pop()
+            pending.extend(node.children.values())
+            if node.parent is not None:
+                yield node
+
+    def _is_free(self, node: Node) -> bool:
+        alive = node.parent is not None and node.parent.children.get(node.key) is node
+        return alive and not node.children and node.users == 0
+
+    def _offer(self, node: Node) -> None:
+        """Notes a leaf that may be evicted."""
+        if self._is_free(node):
+            heapq.heappush(self._leaves, (node.used_at, next(self._ties), node))
+
+    def _remove(self, leaf: Node) -> None:
+        assert leaf.parent is not None
+        self._forget_resume(leaf)
+        self._drop_block(leaf.block)
+        del leaf.parent.children[leaf.key]
+        self.num_blocks -= 1
+        self._offer(leaf.parent)
+
+    def _keep_resume(self, node: Node, resume: object, num_bytes: int) -> None:
+        if node.resume is not None:
+            self._drop_resume(resume)
+            return
+        node.resume, node.resume_bytes = resume, num_bytes
+        self.resume_bytes += num_bytes
+
+    def _forget_resume(self, node: Node) -> None:
+        if node.resume is not None:
+            self._drop_resume(node.resume)
+            self.resume_bytes -= node.resume_bytes
+            node.resume, node.resume_bytes = None, 0
+
+    def _shed_resumes(self) -> None:
+        """Forgets the least recently used resume points until the rest fit their budget."""
+        if self.resume_bytes <= self.resume_budget:
+            return
+        kept = [node for node in self._nodes() if node.resume is not None]
+        # deepest last among equals: the end of a prompt is worth more than its middle
+        for node in sorted(kept, key=lambda node: (node.used_at, len(node.path()))):
+            if self.resume_bytes <= self.resume_budget:
+                return
+            self._forget_resume(node)
+
+
+def _keys(ids: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The complete blocks of `ids`."""
+    for low in range(0, len(ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+        yield tuple(ids[low : low + BLOCK_TOKENS])
