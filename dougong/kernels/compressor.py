@@ -1,7 +1,7 @@
 """The compressor: m tokens become one entry by a softmax over their scores, channel by channel.
 
-Shapes: B blocks (entries), M tokens of a block, X = width of a token (D, or 2D with overlap),
-D entry channels, P rope pairs.
+Shapes: T flat tokens, N tokens of one request, B blocks (entries), M tokens of a block, X = width
+of a token (D, or 2D with overlap), D entry channels, E entries of all requests, P rope pairs.
 Source: architecture specification 2.3.
 """
 
@@ -12,8 +12,78 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dougong.kernels.norm import rms_norm
+from dougong.kernels.paged import Place, Span, Spans
 from dougong.kernels.rotary import rotate
 from dougong.kernels.rounding import INDEX_GROUP, round_cache_entry, round_e2m1
+
+OVERLAP_RATIO = 4  # CSA: a token counts in its own block and, with other channels, in the next
+
+
+def compress(
+    value_TX: Tensor,
+    score_TX: Tensor,
+    ape_MX: Tensor,
+    weight_D: Tensor,
+    rotation_EP: Tensor,
+    spans: Spans,
+    *,
+    eps: float,
+    ring: Place | None,
+    place: Place | None,
+    dtype: torch.dtype,
+    rounded: bool,
+    index: bool,
+) -> list[Tensor]:
+    """One compressor step: turns every block that these tokens complete into an entry.
+
+    Args:
+        value_TX, score_TX: each token's share; `ape` is added to the score by position.
+        rotation_EP: of the new entries' first positions, request by request.
+        ring: pending tokens, value and score side by side; read, and the new ones written.
+        place: where the entries go. Without memory (both None) they are returned instead.
+        rounded, index: see `finish_entry`.
+    Returns: each request's entries [B, D] in `dtype`; nothing where they went to `place`.
+    """
+    ratio = ape_MX.shape[0]
+    score_TX = score_TX + ape_MX[spans.positions_T % ratio]
+    tokens_TX = torch.cat([value_TX, score_TX], -1)
+    counts = [span.end // ratio - span.start // ratio for span in spans]
+    dense = []
+    turns = zip(tokens_TX.split(spans.lengths), rotation_EP.split(counts), strict=True)
+    for span, (tokens_NX, rotation_BP) in zip(spans, turns, strict=True):
+        pooled_BD = _pool_request(tokens_NX, span, ring, ratio, weight_D.shape[0])
+        entry_BD = finish_entry(
+            pooled_BD, weight_D, rotation_BP, eps, dtype=dtype, rounded=rounded, index=index
+        )
+        if span.memory is None or ring is None or place is None:
+            dense.append(entry_BD)
+            continue
+        first, known = span.start // ratio, max(span.frozen // ratio - span.start // ratio, 0)
+        span.memory.write_entries(place, first + known, entry_BD[known:])
+        newest = tokens_NX[-ring.count :]
+        span.memory.write_ring(ring, span.end - newest.shape[0], ring.format.pack(newest))
+    return dense
+
+
+def pending(position: int, ratio: int) -> int:
+    """The first token that entries not complete at `position` still need."""
+    before = ratio if ratio == OVERLAP_RATIO else 0
+    return max(position // ratio * ratio - before, 0)
+
+
+def _pool_request(
+    tokens_NX: Tensor, span: Span, ring: Place | None, ratio: int, width: int
+) -> Tensor:
+    """The blocks that one request's new tokens complete, pooled: [B, D]."""
+    first, last = span.start // ratio, span.end // ratio
+    if last == first:
+        return tokens_NX.new_empty(0, width)
+    low = pending(span.start, ratio)
+    if ring is not None and span.memory is not None:
+        earlier = ring.format.unpack(span.memory.ring(ring, low, span.start), tokens_NX.dtype)
+        tokens_NX = torch.cat([earlier, tokens_NX])
+    value, score = tokens_NX[: last * ratio - low].unflatten(0, (-1, ratio)).chunk(2, -1)
+    return pool(value, score, overlap=ratio == OVERLAP_RATIO, first=first == 0)
 
 
 def pool(value_BMX: Tensor, score_BMX: Tensor, *, overlap: bool, first: bool) -> Tensor:

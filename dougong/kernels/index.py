@@ -1,17 +1,19 @@
 """The lightning indexer's scores, and the selection of the best entries.
 
-Shapes: N query tokens of one request, J index heads, D index channels, M compressed entries,
-K selected entries.
+Shapes: T flat tokens, N query tokens of one request, J index heads, D index channels,
+M compressed entries, K selected entries.
 Source: architecture specification 2.4, 2.5 and trap 8.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dougong.kernels.compressor import round_index_vector
 from dougong.kernels.dtypes import widen
+from dougong.kernels.paged import Entries, Place, Span, Spans
 from dougong.kernels.rotary import rotate
 
 QUERY_BLOCK = 128  # bounds the [N, J, M] intermediate
@@ -59,16 +61,28 @@ def select_top_k(scores_NM: Tensor, visible_N: Tensor, k: int) -> Tensor:
 
 
 def index_select(
-    q_NJD: Tensor, weight_NJ: Tensor, keys_MD: Tensor, *, start: int, ratio: int, k: int
+    q_TJD: Tensor, weight_TJ: Tensor, spans: Spans, keys: Entries, *, ratio: int, k: int
 ) -> Tensor:
-    """Scores all entries for queries at positions start, start + 1, ... and selects: [N, K]."""
-    visible_N = visible_entries(start, q_NJD.shape[0], ratio, q_NJD.device)
-    blocks = zip(
-        q_NJD.split(QUERY_BLOCK),
-        weight_NJ.split(QUERY_BLOCK),
-        visible_N.split(QUERY_BLOCK),
-        strict=True,
-    )
-    return torch.cat(
-        [select_top_k(index_scores(q, w, keys_MD), visible, k) for q, w, visible in blocks]
-    )
+    """Scores all entries of each request for its queries and selects the best k: [T, K].
+
+    K is k, or the most entries that a request has where that is less.
+    """
+    k = min(k, spans.longest // ratio)
+    selected = [torch.empty(0, k, dtype=torch.int64, device=q_TJD.device)]
+    parts = zip(q_TJD.split(spans.lengths), weight_TJ.split(spans.lengths), strict=True)
+    for i, (span, (q_NJD, weight_NJ)) in enumerate(zip(spans, parts, strict=True)):
+        keys_MD = request_entries(keys, i, span, ratio, q_NJD)
+        visible_N = visible_entries(span.start, q_NJD.shape[0], ratio, q_NJD.device)
+        blocks = zip(*(x.split(QUERY_BLOCK) for x in (q_NJD, weight_NJ, visible_N)), strict=True)
+        for q, weight, visible in blocks:
+            best_NK = select_top_k(index_scores(q, weight, keys_MD), visible, k)
+            selected.append(F.pad(best_NK, (k - best_NK.shape[1], 0), value=-1))
+    return torch.cat(selected)
+
+
+def request_entries(entries: Entries, i: int, span: Span, ratio: int, like: Tensor) -> Tensor:
+    """Request i's complete compressed entries [M, width], in the dtype of `like`."""
+    if isinstance(entries, Place):
+        assert span.memory is not None
+        return span.memory.entries(entries, span.end // ratio, like.dtype)
+    return entries[i]

@@ -41,10 +41,10 @@ class Operators:
     norm_rope_q: Operator
     norm_rope_kv: Operator
     rope_index_q: Operator
-    pool: Operator
-    finish_entry: Operator
+    compress: Operator
     index_select: Operator
     attention: Operator
+    remember: Operator
     grouped_projection: Operator
     logits: Operator
 
@@ -62,10 +62,10 @@ REFERENCE = Operators(
     norm_rope_q=_norm.norm_rope_q,
     norm_rope_kv=_norm.norm_rope_kv,
     rope_index_q=_index.rope_index_q,
-    pool=_compressor.pool,
-    finish_entry=_compressor.finish_entry,
+    compress=_compressor.compress,
     index_select=_index.index_select,
     attention=_attention.attention,
+    remember=_attention.remember,
     grouped_projection=_linear.grouped_projection,
     logits=_linear.wide_linear,
 )

@@ -22,7 +22,8 @@ INDEX_GROUP = 32  # the indexer's queries and keys
 
 # Magnitudes halfway between neighbours of 0, 0.5, 1, 1.5, 2, 3, 4, 6: the bounds of the codes.
 _E2M1_BOUNDS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
-_E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_E2M1_MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+E2M1_VALUES = (*_E2M1_MAGNITUDES, *(-value for value in _E2M1_MAGNITUDES))  # of codes 0 .. 15
 
 
 def pow2_ceil(x: Tensor) -> Tensor:
@@ -45,21 +46,19 @@ def _straight_through(x: Tensor, rounded: Tensor) -> Tensor:
     return x + (rounded - x).detach() if x.requires_grad else rounded
 
 
-def round_e4m3(x: Tensor, group: int) -> Tensor:
-    """Rounds the last dim to FP8 E4M3 with one power-of-two scale per `group` channels.
+def e4m3_groups(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Codes (float8_e4m3fn [..., groups, group]) and scales [..., groups, 1] of the last dim.
 
-    scale = pow2_ceil(max(|x|, 1e-4) / 448); value = e4m3(x / scale) * scale, nearest even.
+    scale = pow2_ceil(max(|x|, 1e-4) / 448); code = e4m3(x / scale), nearest even.
     """
     x_G = _grouped(x.detach().float(), group)
     amax = x_G.abs().amax(-1, keepdim=True).clamp_min(E4M3_AMAX_MIN)
     scale = pow2_ceil(amax * (1.0 / E4M3_MAX))
-    code = (x_G / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
-    rounded = (code.float() * scale).flatten(-2)[..., : x.shape[-1]]
-    return _straight_through(x, rounded)
+    return (x_G / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn), scale
 
 
-def round_e2m1(x: Tensor, group: int) -> Tensor:
-    """Rounds the last dim to FP4 E2M1 with one power-of-two scale per `group` channels.
+def e2m1_groups(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Codes (int64 0 .. 15 [..., groups, group]) and scales [..., groups, 1] of the last dim.
 
     scale = pow2_ceil(max(|x|, 6 * 2^-126) / 6); ties go to the even code.
     """
@@ -70,9 +69,21 @@ def round_e2m1(x: Tensor, group: int) -> Tensor:
     bounds = torch.tensor(_E2M1_BOUNDS, device=x.device)
     below = torch.bucketize(value.abs(), bounds)  # a tie goes to the lower code ...
     above = torch.bucketize(value.abs(), bounds, right=True)  # ... or to the upper one
-    code = torch.where(below % 2 == 0, below, above)
-    values = torch.tensor(_E2M1_VALUES, device=x.device)
-    rounded = (values[code].copysign(value) * scale).flatten(-2)[..., : x.shape[-1]]
+    return torch.where(below % 2 == 0, below, above) + 8 * value.signbit(), scale
+
+
+def round_e4m3(x: Tensor, group: int) -> Tensor:
+    """Rounds the last dim to FP8 E4M3 with one power-of-two scale per `group` channels."""
+    code, scale = e4m3_groups(x, group)
+    rounded = (code.float() * scale).flatten(-2)[..., : x.shape[-1]]
+    return _straight_through(x, rounded)
+
+
+def round_e2m1(x: Tensor, group: int) -> Tensor:
+    """Rounds the last dim to FP4 E2M1 with one power-of-two scale per `group` channels."""
+    code, scale = e2m1_groups(x, group)
+    values = torch.tensor(E2M1_VALUES, device=x.device)
+    rounded = (values[code] * scale).flatten(-2)[..., : x.shape[-1]]
     return _straight_through(x, rounded)
 
 

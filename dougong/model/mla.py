@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from dougong.config import RopeScaling, V3Config
 from dougong.kernels.dtypes import widen
+from dougong.kernels.paged import Span, Spans
 from dougong.kernels.rotary import frequencies, rotate
 from dougong.model.batch import Batch
 from dougong.model.layers import Build, Linear, RMSNorm, WideLinear
-from dougong.model.state import Log
+from dougong.model.log import Log
 
 Form = Literal["naive", "absorbed"]
 QUERY_BLOCK = 128  # queries scored together: bounds the [H, N, S] intermediates
@@ -123,11 +124,12 @@ class TokenIndexer(nn.Module):
             return None
         q_NJI: Tensor = self.wq_b(q_latent_NQ).unflatten(-1, (self.num_heads, self.dim))
         scale = self.num_heads**-0.5 * self.dim**-0.5
+        span = Span(0, x_ND.shape[0], num_tokens - x_ND.shape[0])
         selected_NK: Tensor = self.ops.index_select(
             self._rotate(q_NJI, rotation_NF).detach(),
             self.weights_proj(x_ND).detach() * scale,
-            keys_SI.detach(),
-            start=num_tokens - x_ND.shape[0],
+            Spans([span], x_ND.device),
+            [keys_SI.detach()],
             ratio=1,  # one key per token
             k=self.top_k,
         )
@@ -184,7 +186,7 @@ class LatentAttention(nn.Module):
         """An empty cache for one request."""
 
         def log(width: int) -> Log:
-            return Log(width, self.build.dtype, self.freqs_F.device, keep=None)
+            return Log(width, self.build.dtype, self.freqs_F.device)
 
         index = None if self.indexer is None else log(self.indexer.dim)
         return LatentCache(log(self.latent_dim + self.rope_dim), index)
@@ -239,7 +241,7 @@ def _extend(log: Log | None, rows: Tensor) -> Tensor:
     if log is None:
         return rows
     log.append(rows)
-    return log.rows(0, log.end)
+    return log.rows()
 
 
 def _mix(q_HNX: Tensor, keys: Tensor, values: Tensor, selected_NK: Tensor | None) -> Tensor:

@@ -60,23 +60,17 @@ def alignment_loss(seen: list[Seen]) -> Tensor:
 
 def _layer_losses(seen: Seen) -> Iterator[Tensor]:
     layer, batch, lengths = seen.layer, seen.batch, seen.batch.lengths
-    indexer = layer.indexer
+    indexer, freqs_P = layer.indexer, layer.freqs_P
     assert indexer is not None
-    latent_TL, q_THC, kv_TC, entry_tokens_TX = _main_side(seen)
-    index_q_TJD, weight_TJ = indexer.queries(latent_TL, seen.x_TD, batch.rotations(layer.freqs_P))
-    index_tokens_TX = indexer.compressor.tokens(seen.x_TD, batch.positions_T)
-    per_sample = zip(
-        *(
-            part.split(lengths)
-            for part in (q_THC, kv_TC, entry_tokens_TX, index_q_TJD, weight_TJ, index_tokens_TX)
-        ),
-        strict=True,
-    )
-    for q_NHC, kv_NC, entry_tokens, index_q_NJD, weight_NJ, index_tokens in per_sample:
+    latent_TL, q_THC, kv_TC, entries = _main_side(seen)
+    index_q_TJD, weight_TJ = indexer.queries(latent_TL, seen.x_TD, batch.rotations(freqs_P))
+    keys = indexer.compressor(seen.x_TD, batch, freqs_P)
+    flat = q_THC, kv_TC, index_q_TJD, weight_TJ
+    per_sample = zip(*(part.split(lengths) for part in flat), entries, keys, strict=True)
+    for q_NHC, kv_NC, index_q_NJD, weight_NJ, entries_MC, keys_MD in per_sample:
         if q_NHC.shape[0] < SHORTEST:
             continue
-        target_NM, hidden_NM = _attention_to_entries(layer, q_NHC, kv_NC, entry_tokens)
-        keys_MD = indexer.compressor.entries(index_tokens, 0, None, layer.freqs_P)
+        target_NM, hidden_NM = _attention_to_entries(layer, q_NHC, kv_NC, entries_MC)
         scores_NM = indexer.scores(index_q_NJD, weight_NJ, keys_MD)
         yield divergence(target_NM, scores_NM, hidden_NM)
 
@@ -95,31 +89,19 @@ def divergence(target_NM: Tensor, scores_NM: Tensor, hidden_NM: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def _main_side(seen: Seen) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Latents, queries, window keys and the compressor's tokens, as the layer computes them."""
-    layer, config, ops = seen.layer, seen.layer.config, seen.layer.build.ops
-    rotation_TP = seen.batch.rotations(layer.freqs_P)
-    latent_TL: Tensor = layer.q_norm(layer.wq_a(seen.x_TD))
-    q_THC: Tensor = layer.wq_b(latent_TL).unflatten(-1, (config.num_attention_heads, -1))
-    q_THC = ops.norm_rope_q(q_THC, rotation_TP, config.rms_norm_eps)
-    kv_TC: Tensor = ops.norm_rope_kv(
-        layer.wkv(seen.x_TD),
-        layer.kv_norm.weight,
-        rotation_TP,
-        config.rms_norm_eps,
-        rounded=layer.build.rounded,
-    )
+def _main_side(seen: Seen) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Latents, queries, window keys and each sample's entries, as the layer computes them."""
+    layer = seen.layer
     assert layer.compressor is not None
-    return latent_TL, q_THC, kv_TC, layer.compressor.tokens(seen.x_TD, seen.batch.positions_T)
+    entries = layer.compressor(seen.x_TD, seen.batch, layer.freqs_P)
+    return *layer.project(seen.x_TD, seen.batch.rotations(layer.freqs_P)), entries
 
 
 @torch.no_grad()
 def _attention_to_entries(
-    layer: Attention, q_NHC: Tensor, kv_NC: Tensor, entry_tokens_NX: Tensor
+    layer: Attention, q_NHC: Tensor, kv_NC: Tensor, entries_MC: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Probability that a sample's queries give each entry, summed over heads [N, M]; the mask."""
-    assert layer.compressor is not None
-    entries_MC = layer.compressor.entries(entry_tokens_NX, 0, None, layer.freqs_P)
     num_queries, num_entries = q_NHC.shape[0], entries_MC.shape[0]
     visible_N = visible_entries(0, num_queries, layer.ratio, q_NHC.device)
     hidden_NM = torch.arange(num_entries, device=q_NHC.device) >= visible_N[:, None]

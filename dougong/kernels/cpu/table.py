@@ -20,10 +20,6 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "norm_rope_q": streams.norm_rope_q,
     "norm_rope_kv": streams.norm_rope_kv,
     "rope_index_q": streams.rope_index_q,
-    "pool": streams.pool,
-    "finish_entry": streams.finish_entry,
-    "index_select": attention.index_select,
-    "attention": attention.attention,
     "grouped_projection": products.grouped_projection,
     "logits": products.wide_linear,
 }

@@ -75,9 +75,10 @@ void dg_router(const dg_router_args* a) { path().router(*a); }
 void dg_mhc_mix(const dg_mhc_args* a) { path().mhc_mix(*a); }
 void dg_mhc_post(const dg_mhc_post_args* a) { path().mhc_post(*a); }
 void dg_norm_rope(const dg_norm_rope_args* a) { path().norm_rope(*a); }
-void dg_pool(const dg_pool_args* a) { path().pool(*a); }
+void dg_compress(const dg_compress_args* a) { path().compress(*a); }
 void dg_index(const dg_index_args* a) { path().index(*a); }
 void dg_attention(const dg_attention_args* a) { path().attention(*a); }
+void dg_remember(const dg_remember_args* a) { path().remember(*a); }
 void dg_add(const dg_add_args* a) { path().add(*a); }
 void dg_run(const dg_call* calls, int64_t count) {
     for (int64_t i = 0; i < count; i++) {
@@ -89,9 +90,10 @@ void dg_run(const dg_call* calls, int64_t count) {
             case DG_MHC_MIX: dg_mhc_mix((const dg_mhc_args*)a); break;
             case DG_MHC_POST: dg_mhc_post((const dg_mhc_post_args*)a); break;
             case DG_NORM_ROPE: dg_norm_rope((const dg_norm_rope_args*)a); break;
-            case DG_POOL: dg_pool((const dg_pool_args*)a); break;
+            case DG_COMPRESS: dg_compress((const dg_compress_args*)a); break;
             case DG_INDEX: dg_index((const dg_index_args*)a); break;
             case DG_ATTENTION: dg_attention((const dg_attention_args*)a); break;
+            case DG_REMEMBER: dg_remember((const dg_remember_args*)a); break;
             case DG_ADD: dg_add((const dg_add_args*)a); break;
         }
     }

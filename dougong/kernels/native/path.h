@@ -10,9 +10,10 @@ struct Path {
     void (*mhc_mix)(const dg_mhc_args&);
     void (*mhc_post)(const dg_mhc_post_args&);
     void (*norm_rope)(const dg_norm_rope_args&);
-    void (*pool)(const dg_pool_args&);
+    void (*compress)(const dg_compress_args&);
     void (*index)(const dg_index_args&);
     void (*attention)(const dg_attention_args&);
+    void (*remember)(const dg_remember_args&);
     void (*add)(const dg_add_args&);
     double (*stream)(const void*, int64_t);
 };
