@@ -20,10 +20,6 @@ LINEAR_GROUP = 128  # channels per scale: activations in front of an FP8 or FP4 
 CACHE_GROUP = 64  # non-RoPE channels of window and compressed entries
 INDEX_GROUP = 32  # the indexer's queries and keys
 
-# Magnitudes halfway between neighbours of 0, 0.5, 1, 1.5, 2, 3, 4, 6: the bounds of the codes.
-_E2M1_BOUNDS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
-_E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-
 
 def pow2_ceil(x: Tensor) -> Tensor:
     """The smallest power of two >= x, exactly, for positive normal float32 `x`."""
@@ -45,6 +41,17 @@ def _straight_through(x: Tensor, rounded: Tensor) -> Tensor:
     return x + (rounded - x).detach() if x.requires_grad else rounded
 
 
+def _nearest(x_G: Tensor, smallest_normal: Tensor, mantissa_bits: int) -> Tensor:
+    """float32 `x_G` at the nearest value of a format with this mantissa, ties to even.
+
+    Neighbours lie a power of two apart that follows from |x|'s own exponent, and below the smallest
+    normal number from that one's. No value may exceed the format's largest.
+    """
+    exponent = x_G.abs().maximum(smallest_normal).view(torch.int32) & 0x7F800000
+    spacing = exponent.view(torch.float32) * 2.0**-mantissa_bits
+    return (x_G / spacing).round_().mul_(spacing)
+
+
 def round_e4m3(x: Tensor, group: int) -> Tensor:
     """Rounds the last dim to FP8 E4M3 with one power-of-two scale per `group` channels.
 
@@ -53,9 +60,8 @@ def round_e4m3(x: Tensor, group: int) -> Tensor:
     x_G = _grouped(x.detach().float(), group)
     amax = x_G.abs().amax(-1, keepdim=True).clamp_min(E4M3_AMAX_MIN)
     scale = pow2_ceil(amax * (1.0 / E4M3_MAX))
-    code = (x_G / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
-    rounded = (code.float() * scale).flatten(-2)[..., : x.shape[-1]]
-    return _straight_through(x, rounded)
+    rounded = _nearest(x_G, scale * 2.0**-6, mantissa_bits=3)
+    return _straight_through(x, rounded.flatten(-2)[..., : x.shape[-1]])
 
 
 def round_e2m1(x: Tensor, group: int) -> Tensor:
@@ -66,14 +72,8 @@ def round_e2m1(x: Tensor, group: int) -> Tensor:
     x_G = _grouped(x.detach().float(), group)
     amax = x_G.abs().amax(-1, keepdim=True).clamp_min(E2M1_AMAX_MIN)
     scale = pow2_ceil(amax * (1.0 / E2M1_MAX))
-    value = (x_G / scale).clamp(-E2M1_MAX, E2M1_MAX)
-    bounds = torch.tensor(_E2M1_BOUNDS, device=x.device)
-    below = torch.bucketize(value.abs(), bounds)  # a tie goes to the lower code ...
-    above = torch.bucketize(value.abs(), bounds, right=True)  # ... or to the upper one
-    code = torch.where(below % 2 == 0, below, above)
-    values = torch.tensor(_E2M1_VALUES, device=x.device)
-    rounded = (values[code].copysign(value) * scale).flatten(-2)[..., : x.shape[-1]]
-    return _straight_through(x, rounded)
+    rounded = _nearest(x_G, scale, mantissa_bits=1)
+    return _straight_through(x, rounded.flatten(-2)[..., : x.shape[-1]])
 
 
 def round_cache_entry(entry: Tensor, rope_dim: int) -> Tensor:

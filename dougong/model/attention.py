@@ -31,6 +31,7 @@ class Attention(nn.Module):
 
     def __init__(self, build: Build, config: V4Config, ratio: int) -> None:
         super().__init__()
+        self.dense = False  # every visible entry counts, whatever the indexer says (training)
         self.build, self.config, self.ratio = build, config, ratio
         hidden, heads, head_dim = config.hidden_size, config.num_attention_heads, config.head_dim
         self.attn_sink = parameter(heads, dtype=build.wide)
@@ -129,8 +130,10 @@ class _Context:
             tokens_TX = layer.compressor.tokens(x_TD, batch.positions_T)
             self.tokens = tokens_TX.split(batch.lengths)
         # Without a memory, an indexer that has nothing to cut for any request need not run at all.
-        self.indexed = layer.indexer is not None and (
-            indexed or max(batch.lengths, default=0) // layer.ratio > layer.indexer.top_k
+        self.indexed = (
+            layer.indexer is not None
+            and not layer.dense
+            and (indexed or max(batch.lengths, default=0) // layer.ratio > layer.indexer.top_k)
         )
         if layer.indexer is not None and self.indexed:
             index_tokens_TX = layer.indexer.compressor.tokens(x_TD, batch.positions_T)

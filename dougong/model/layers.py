@@ -60,12 +60,13 @@ class Linear(nn.Module):
 
     def __init__(self, build: Build, size_in: int, size_out: int, *, quantized: bool) -> None:
         super().__init__()
-        self.ops, self.rounded = build.ops, build.rounded_inputs and quantized
+        self.build, self.ops, self.quantized = build, build.ops, quantized
         self.weight: Weight = parameter(size_out, size_in, dtype=build.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """x @ weight^T over the last dim."""
-        y: Tensor = self.ops.linear(x, self.weight, rounded=self.rounded)
+        rounded = self.quantized and self.build.rounded_inputs
+        y: Tensor = self.ops.linear(x, self.weight, rounded=rounded)
         return y
 
 

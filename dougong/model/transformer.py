@@ -10,6 +10,7 @@ Shapes: T flat tokens, S streams, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +126,13 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, Attention):
                 module.reset_tables()
+
+    def set_rounding(self, *, rounded: bool, rounded_inputs: bool) -> None:
+        """Turns the release's run-time rounding on or off (`Build`), for training with it."""
+        self.build = replace(self.build, rounded=rounded, rounded_inputs=rounded_inputs)
+        for module in self.modules():
+            if hasattr(module, "build"):
+                module.build = self.build
 
     @property
     def device(self) -> torch.device:
