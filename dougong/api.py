@@ -92,12 +92,11 @@ def _check_device(device: str) -> None:
 
 
 def serving_rounding(name: str | Path) -> str:
-    """The rounding to talk to model `name` with: "release" if it has a quantization_config.
+    """The rounding to talk to model `name` with: "release" if it is V4 and quantized.
 
-    Such a V4 checkpoint was made to run so; its exact arithmetic is what `load` does by default.
+    Such a checkpoint was made to run so; its exact arithmetic is what `load` does by default.
     """
-    config = load_config(find_checkpoint(name))
-    return "release" if isinstance(config, V4Config) and config.quantized else "none"
+    return load_config(find_checkpoint(name)).serving_rounding
 
 
 def serving_backend(name: str | Path, dtype: str) -> str:

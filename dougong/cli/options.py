@@ -10,10 +10,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dougong.cli.values import TOKENS
+
 if TYPE_CHECKING:
     from dougong.api import Model
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def together(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Several options as one decorator; --help lists them in this order."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
 
 SMALL_MODEL_PARAMETERS = 50_000_000
 DTYPES = ("float32", "float64", "bfloat16")
@@ -71,30 +85,17 @@ dtype_option = click.option(
 )
 
 
-def model_options(command: F) -> F:
-    """Adds --model and how it is loaded; `load` takes what they collect."""
-    for option in reversed(
-        (
-            model_option,
-            serving_backend_option,
-            fallback_option,
-            dtype_option,
-            serving_rounding_option,
-            threads_option,
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def asking_options(command: F) -> F:
-    """Adds the options of `Model.stream`: how to think, how to draw, when to stop."""
-    for option in reversed(ASKING):
-        command = option(command)
-    return command
-
-
-ASKING = (
+# --model and how it is loaded; `load` takes what they collect.
+model_options = together(
+    model_option,
+    serving_backend_option,
+    fallback_option,
+    dtype_option,
+    serving_rounding_option,
+    threads_option,
+)
+# The options of `Model.stream`: how to think, how to draw, when to stop.
+asking_options = together(
     click.option("--thinking", is_flag=True, help="Let the model reason before it answers."),
     click.option("--effort", default=None, help="How hard to reason, such as high or max."),
     click.option("--profile", type=click.Choice(["preview", "0813"]), default="preview",
@@ -109,7 +110,7 @@ ASKING = (
                  help="Keep this many likeliest tokens; 0 keeps all."),
     click.option("--min-p", type=click.FloatRange(0, 1), default=0.0, show_default=True,
                  help="Drop tokens below this fraction of the likeliest one."),
-    click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True,
+    click.option("--max-tokens", type=TOKENS, default=256, show_default=True,
                  help="Stop after this many new tokens."),
 )  # fmt: skip
 
