@@ -82,7 +82,7 @@ def make_checkpoint(
     companions: Iterable[Path] = (),
     progress: Progress | None = None,
 ) -> Made:
-    """Writes random weights: FP4 experts, FP8 linears, BF16 and float32 rest, a file for each layer.
+    """Writes random weights: FP4 experts, FP8 linears, the rest BF16 or float32; a layer a file.
 
     Matrices have mean square 1 / columns, so that rows of unit RMS stay so; norms and mHC factors
     are 1, everything else is drawn with the configuration's `initializer_range`. Called again with
