@@ -10,7 +10,6 @@ Shapes: T flat tokens, S streams, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -127,12 +126,11 @@ class Transformer(nn.Module):
             if isinstance(module, Attention):
                 module.reset_tables()
 
-    def set_rounding(self, *, rounded: bool, rounded_inputs: bool) -> None:
-        """Turns the release's run-time rounding on or off (`Build`), for training with it."""
-        self.build = replace(self.build, rounded=rounded, rounded_inputs=rounded_inputs)
+    def set_dense_attention(self, dense: bool) -> None:
+        """Whether CSA layers attend to every visible entry instead of the selected ones."""
         for module in self.modules():
-            if hasattr(module, "build"):
-                module.build = self.build
+            if isinstance(module, Attention):
+                module.dense = dense
 
     @property
     def device(self) -> torch.device:

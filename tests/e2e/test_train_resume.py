@@ -12,8 +12,9 @@ import pytest
 
 from dougong.errors import TrainingError
 from dougong.train.checkpoint import latest_checkpoint
-from dougong.train.loop import open_run, save, train, train_step
+from dougong.train.loop import train, train_step
 from dougong.train.progress import CURVE_FILE, LOG_FILE, read_log
+from dougong.train.run import open_run
 from tests.support import training
 
 STEPS = 8
@@ -85,7 +86,7 @@ def test_kill_between_checkpoints_repeats_the_lost_steps(
         line, seconds = train_step(run)
         run.progress.record(line, 0, seconds, show=False)
         if count == 3:
-            save(run)
+            run.save()
     (tmp_path / ".partial-000006").mkdir()  # as a kill during the writing of a checkpoint leaves it
     with (tmp_path / LOG_FILE).open("a") as log:
         log.write('{"step": 5, "lo')  # and during the writing of the log
@@ -135,7 +136,7 @@ def test_full_disk_keeps_the_older_checkpoint(
 ) -> None:
     run = open_run(training.run_config(inputs, tmp_path, steps=2), quiet=True)
     train_step(run)
-    older = save(run)
+    older = run.save()
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -143,5 +144,5 @@ def test_full_disk_keeps_the_older_checkpoint(
     train_step(run)
     monkeypatch.setattr("dougong.train.checkpoint.save_file", full)
     with pytest.raises(TrainingError, match="No space left on device"):
-        save(run)
+        run.save()
     assert latest_checkpoint(tmp_path) == older
