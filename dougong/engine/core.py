@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import count
 
+from dougong.chat.tokenizer import Tokenizer
 from dougong.engine.metrics import Metrics
-from dougong.engine.request import Finish, Job, Listener, Phase, Request
+from dougong.engine.request import Finish, Job, Listener, Phase, Request, Update
 from dougong.engine.runner import Result, Runner, Work
 from dougong.engine.scheduler import Limits, Scheduler
 from dougong.engine.states import States
+from dougong.engine.text import TextStream
 from dougong.errors import DougongError, InputError
 from dougong.model.transformer import Transformer
 
@@ -29,14 +32,14 @@ class Core:
         states: States,
         limits: Limits | None = None,
         *,
-        num_ids: int | None = None,
+        tokenizer: Tokenizer | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        self.model, self.states, self.clock = model, states, clock
-        self.runner = Runner(model, num_ids)
+        self.model, self.states, self.tokenizer, self.clock = model, states, tokenizer, clock
+        self.runner = Runner(model, None if tokenizer is None else tokenizer.num_ids)
         self.scheduler = Scheduler(states, limits or Limits())
         self.metrics = Metrics()
-        self._next_id = 0
+        self._numbers = count()
 
     @property
     def idle(self) -> bool:
@@ -45,6 +48,15 @@ class Core:
 
     def submit(self, job: Job, listener: Listener | None = None) -> Request:
         """Accepts a job: exactly one reply will follow. Raises InputError if it cannot be run."""
+        request = self.prepare(job, listener)
+        self.enter(request)
+        return request
+
+    def prepare(self, job: Job, listener: Listener | None = None) -> Request:
+        """Checks a job and makes a request of it, which `enter` takes in. From any thread.
+
+        Raises InputError for what can never be run, and while too many requests are waiting.
+        """
         config = self.model.config
         most = len(job.prompt_ids) + max(job.max_tokens - 1, 0)
         if most > config.max_position_embeddings:
@@ -59,11 +71,17 @@ class Core:
                 f"prompt id {wrong} is not in the vocabulary of {config.vocab_size}; was the text "
                 "tokenized for another model?"
             )
-        request = Request(self._next_id, job, self.clock(), listener)
-        self.scheduler.submit(request)
-        self._next_id += 1
-        self.metrics.accepted += 1
+        if job.stops and self.tokenizer is None:
+            raise InputError("stop strings need a tokenizer, which this engine was not given.")
+        text = None if self.tokenizer is None else TextStream(self.tokenizer, job.stops)
+        request = Request(next(self._numbers), job, self.clock(), listener, text)
+        self.scheduler.check(request)
         return request
+
+    def enter(self, request: Request) -> None:
+        """Queues a prepared request."""
+        self.scheduler.submit(request)
+        self.metrics.accepted += 1
 
     def step(self) -> bool:
         """Ends what is due, then computes one step; False if there was nothing to compute."""
@@ -89,6 +107,11 @@ class Core:
         """Steps until every request has ended."""
         while not self.idle:
             self.step()
+
+    def end_all(self, finish: Finish, error: str | None = None) -> None:
+        """Answers every request at once; the engine is stopping."""
+        for request in self.scheduler.running + self.scheduler.waiting:
+            self._end(request, finish, error)
 
     # -- one step ------------------------------------------------------------------------------
 
@@ -116,31 +139,38 @@ class Core:
         if request.wanted == 0 and request.job.max_tokens == 0:
             self._end(request, Finish.LENGTH)
             return
-        fresh: list[int] = []
-        finish = None
+        if request.first_token_s is None and result.tokens:
+            request.first_token_s = now_s - request.arrival_s
+        finish, text, first = None, "", len(request.ids)
         for i, token in enumerate(result.tokens):
-            if request.first_token_s is None:
-                request.first_token_s = now_s - request.arrival_s
             request.phase = Phase.DECODE
             request.ids.append(token)
             request.logprobs.extend(result.logprobs[i : i + 1])
-            fresh.append(token)
-            if (finish := self._finish_after(request, token)) is not None:
+            is_stop = token in request.job.stop_ids
+            if request.text is not None and not is_stop:
+                text += request.text.push(token)
+            if (finish := _finish(request, is_stop=is_stop)) is not None:
                 break
-        if fresh and request.listener is not None:
-            request.listener(request, fresh, None)
+        if len(request.ids) > first and request.listener is not None:
+            fresh = tuple(request.ids[first:])
+            entries = tuple(request.logprobs[-len(fresh) :]) if request.logprobs else ()
+            request.listener(Update(fresh, text, entries))
         if finish is not None:
             self._end(request, finish)
 
-    def _finish_after(self, request: Request, token: int) -> Finish | None:
-        job, count = request.job, len(request.written)
-        if token in job.stop_ids and count > job.min_tokens:
-            return Finish.STOP
-        return Finish.LENGTH if count >= job.max_tokens else None
-
     def _end(self, request: Request, finish: Finish, error: str | None = None) -> None:
         self.scheduler.remove(request)
+        rest = "" if request.text is None else request.text.finish()
         reply = request.end(finish, self.clock(), error)
         self.metrics.ended(reply)
         if request.listener is not None:
-            request.listener(request, [], reply)
+            request.listener(Update((), rest, (), reply))
+
+
+def _finish(request: Request, *, is_stop: bool) -> Finish | None:
+    """Whether the token just taken was the last."""
+    job, written = request.job, len(request.ids) - request.prompt_tokens
+    found = request.text is not None and request.text.stopped_by is not None
+    if (is_stop or found) and written >= job.min_tokens:
+        return Finish.STOP
+    return Finish.LENGTH if written >= job.max_tokens else None

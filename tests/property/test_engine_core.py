@@ -11,7 +11,7 @@ import torch
 
 import dougong
 from dougong.engine.core import Core
-from dougong.engine.request import Finish, Job, Reply, Request
+from dougong.engine.request import Finish, Job, Reply, Request, Update
 from dougong.engine.sampler import Options
 from dougong.engine.scheduler import Limits
 from dougong.engine.states import States
@@ -104,9 +104,9 @@ def test_cancelled_and_late_requests_get_their_one_reply(model: Transformer) -> 
     core = Core(model, States(model, 100), clock=lambda: now[0])
     replies: list[Reply] = []
 
-    def listen(request: Request, ids: object, reply: Reply | None) -> None:
-        if reply is not None:
-            replies.append(reply)
+    def listen(update: Update) -> None:
+        if update.reply is not None:
+            replies.append(update.reply)
 
     job = Job(prompt_ids=[5, 6, 7], max_tokens=50, options=Options(sampling=SamplingParams(seed=1)))
     late = Job(prompt_ids=[5, 6, 7], max_tokens=50, deadline_s=3.0)
