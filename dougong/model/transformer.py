@@ -26,6 +26,7 @@ from dougong.model.moe import MoE
 from dougong.model.state import LayerState, RequestState
 
 ROUNDINGS = ("none", "release")
+BACKEND_DTYPES = {"cpu": (torch.float32, torch.bfloat16), "training": (torch.float32,)}
 
 
 class Block(nn.Module):
@@ -75,6 +76,10 @@ class MTPBlock(Block):
         return e_T1D + h_TSD
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 class Transformer(nn.Module):
     """DeepSeek-V4: token ids to streams to logits, with or without request states.
 
@@ -100,9 +105,10 @@ class Transformer(nn.Module):
             raise ConfigError(f"rounding: '{rounding}' is unknown; choose {' or '.join(ROUNDINGS)}")
         if dtype not in (torch.float64, torch.float32, torch.bfloat16):
             raise ConfigError(f"dtype: {dtype} is not supported; use float64, float32 or bfloat16")
-        if backend == "cpu" and dtype == torch.float64:
+        if dtype not in BACKEND_DTYPES.get(backend, (dtype,)):
+            known = " or ".join(map(_name, BACKEND_DTYPES[backend]))
             raise BackendError(
-                "backend cpu computes in float32 or bfloat16; use the reference for float64"
+                f"backend {backend} computes in {known}; use the reference for {_name(dtype)}"
             )
         ops, rounded = operators(backend, fallback=fallback), rounding == "release"
         build = Build(ops, dtype, rounded, rounded and config.quantized)
@@ -180,7 +186,12 @@ class Transformer(nn.Module):
 
     def logits(self, streams_TSD: Tensor) -> Tensor:
         """Next-token scores [T, V] in the wide dtype."""
-        return self._head(self.norm(self.hc_head(streams_TSD)))
+        return self._head(self.logit_input(streams_TSD))
+
+    def logit_input(self, streams_TSD: Tensor) -> Tensor:
+        """What the head multiplies [T, D]: the streams collapsed and normalized."""
+        x_TD: Tensor = self.norm(self.hc_head(streams_TSD))
+        return x_TD
 
     def mtp_streams(
         self,
@@ -208,9 +219,14 @@ class Transformer(nn.Module):
 
     def mtp_logits(self, streams_TSD: Tensor, block: int = 0) -> Tensor:
         """Scores of the token after next [T, V], from `mtp_streams`."""
+        return self._head(self.mtp_logit_input(streams_TSD, block))
+
+    def mtp_logit_input(self, streams_TSD: Tensor, block: int = 0) -> Tensor:
+        """`logit_input` of an MTP block's streams."""
         mtp = self.mtp[block]
         assert isinstance(mtp, MTPBlock)
-        return self._head(mtp.norm(mtp.hc_head(streams_TSD)))
+        x_TD: Tensor = mtp.norm(mtp.hc_head(streams_TSD))
+        return x_TD
 
     def _head(self, x_TD: Tensor) -> Tensor:
         scores_TV: Tensor = self.build.ops.logits(x_TD, self.head.weight)

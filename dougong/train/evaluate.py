@@ -16,6 +16,7 @@ import torch
 
 from dougong.chat.prompt import encode_conversation
 from dougong.chat.tokenizer import Tokenizer
+from dougong.kernels.linear import weighted_cross_entropy
 from dougong.model.transformer import Transformer
 from dougong.train.data.arithmetic import addition_thought, subtraction_thought
 from dougong.train.data.corpus import Corpus
@@ -24,7 +25,6 @@ from dougong.train.data.mixture import pack
 from dougong.train.data.retrieval import EVAL_NAMES, KINDS, hide_numbers, list_work, who_has_what
 from dougong.train.data.sample import Sample, Turn, is_reserved
 from dougong.train.data.stories import grammar, pair_is_reserved, story, with_article
-from dougong.train.losses import weighted_cross_entropy
 
 PARALLEL = 24  # answers decoded side by side
 MAX_ANSWER_TOKENS = 260

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dougong.kernels.experts import counted_clamps
@@ -102,12 +101,6 @@ def observed_routing(model: nn.Module) -> Iterator[dict[str, Routing]]:
             handle.remove()
 
 
-def weighted_cross_entropy(logits_TV: Tensor, target_T: Tensor, weight_T: Tensor) -> Tensor:
-    """Mean of the tokens' cross entropies, each counted by its weight."""
-    each_T = F.cross_entropy(logits_TV, target_T, reduction="none")
-    return (each_T * weight_T).sum() / weight_T.sum().clamp_min(1e-9)
-
-
 def sequence_balance(routing: Routing, lengths: list[int]) -> Tensor:
     """How unevenly each sample's tokens use the experts, averaged over samples; 1 = even.
 
@@ -143,10 +136,15 @@ def training_loss(
         observed_attention(model, active=align_index) as attentions,
         counted_clamps() as clamps,
     ):
+        cross_entropy = model.build.ops.cross_entropy
         streams_TSD = model(batch.ids_T, batch.lengths)
         rows = batch.weight_T.nonzero()[:, 0]
-        logits = model.logits(streams_TSD[rows])
-        next_token = weighted_cross_entropy(logits, batch.target_T[rows], batch.weight_T[rows])
+        next_token = cross_entropy(
+            model.logit_input(streams_TSD)[rows],
+            model.head.weight,
+            batch.target_T[rows],
+            batch.weight_T[rows],
+        )
         mtp = torch.zeros(())
         if mtp_weight > 0 and len(model.mtp):
             mtp = _mtp_loss(model, streams_TSD, batch)
@@ -168,8 +166,13 @@ def training_loss(
 def _mtp_loss(model: Transformer, streams_TSD: Tensor, batch: PackedBatch) -> Tensor:
     streams_TSD = model.mtp_streams(streams_TSD, batch.target_T, batch.lengths)
     rows = batch.second_weight_T.nonzero()[:, 0]
-    logits = model.mtp_logits(streams_TSD[rows])
-    return weighted_cross_entropy(logits, batch.second_T[rows], batch.second_weight_T[rows])
+    loss: Tensor = model.build.ops.cross_entropy(
+        model.mtp_logit_input(streams_TSD)[rows],
+        model.head.weight,
+        batch.second_T[rows],
+        batch.second_weight_T[rows],
+    )
+    return loss
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dougong.config import V4Config, load_config
 from dougong.errors import ConfigError, TrainingError
+from dougong.kernels.cpu.library import is_built
 from dougong.model.initialize import initialize
 from dougong.model.transformer import Transformer
 from dougong.train.average import Average
@@ -114,7 +115,9 @@ def open_run(config: RunConfig, *, quiet: bool = False) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     mixtures, tokenizer_folder = _open_data(config, folder, model_config.vocab_size)
     torch.manual_seed(config.seed)
-    model = initialize(Transformer(model_config), config.seed)
+    # the same mathematics in half the time, where it is built
+    backend = "training" if is_built() else "reference"
+    model = initialize(Transformer(model_config, backend=backend), config.seed)
     steps = plan_steps(config)
     run = Run(
         config,
@@ -138,7 +141,7 @@ def _open_data(config: RunConfig, folder: Path, vocab_size: int) -> tuple[list[M
     data = config.data
     corpus = load_corpus(Path(data.folder).expanduser(), needed_sources(config.families))
     tokenizer, tokenizer_folder = run_tokenizer(
-        folder, data.tokenizer, vocab_size, corpus, data.seed
+        folder, data.tokenizer, vocab_size, corpus, config.families, data.seed
     )
     mixtures: list[Mixture] = []
     for i, phase in enumerate(config.phases):
