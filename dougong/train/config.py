@@ -62,8 +62,7 @@ class ScheduleConfig:
     warmup: int = 50  # steps
     decay: float = 0.35
     decay_shape: str = "linear"
-    lr_muon: float = 0.01
-    lr_adamw: float = 0.003
+    lr: float = 0.01  # the peak, of Muon and AdamW alike
     final_lr: float = 0.02  # of the peak, reached at the last step
     batch_growth: float = 0.0
     batch_start: float = 0.25
@@ -238,7 +237,7 @@ def _schedule_rules(schedule: ScheduleConfig) -> list[Rule]:
         return f"schedule.{name}", value, bool(test(value)), wanted
 
     shares = ("decay", "final_lr", "batch_growth")
-    positive = ("lr_muon", "lr_adamw", "clip")
+    positive = ("lr", "clip")
     not_negative = ("mtp_weight", "mtp_weight_decay", "balance_weight", "balance_rate")
     return [
         rule("tokens", "at least 1", lambda v: v >= 1),

@@ -49,7 +49,7 @@ def train_step(run: Run) -> tuple[dict[str, Any], float]:
     with as_served(run.model, active=phase.quantized):
         losses = _accumulate(run, batch)
     norm = clip_gradients(run.optimizer.parameters, plan.clip)
-    run.optimizer.step(plan.lr_muon * step.lr, plan.lr_adamw * step.lr)
+    run.optimizer.step(plan.lr * step.lr)
     balance_biases(run.model, losses.loads, plan.balance_rate)
     run.step += 1
     if plan.average:
@@ -87,7 +87,7 @@ def _accumulate(run: Run, batch: PackedBatch) -> Sums:
         if not math.isfinite(losses.total.item()):
             raise TrainingError(
                 f"step {run.step}: the loss is {losses.total.item()}; the last checkpoint is "
-                "intact: lower schedule.lr_muon and schedule.lr_adamw and start again"
+                "intact: lower schedule.lr and start again"
             )
         (losses.total * share).backward()
         sums.add(losses, share.item())

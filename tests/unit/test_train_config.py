@@ -49,15 +49,15 @@ def test_phase_without_a_mix_keeps_the_one_before() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (changed("schedule", lr_mon=1.0), r"schedule\.lr_mon is unknown; did you mean lr_muon\?"),
+        (changed("schedule", warmop=1), r"schedule\.warmop is unknown; did you mean warmup\?"),
         (changed("output", zzz=1), r"output\.zzz is unknown; fields are folder, save_every"),
         (changed("schedule", tokens="many"), r"schedule\.tokens: 'many' should be of type int"),
         (changed("schedule", tokens=True), r"schedule\.tokens: True should be of type int"),
         (changed("schedule", tokens=0), r"schedule\.tokens = 0 should be at least 1"),
         (changed("schedule", decay=1.5), r"schedule\.decay = 1\.5 should be from 0 to 1"),
         (changed("schedule", warmup=-1), r"schedule\.warmup = -1 should be 0 or more"),
-        (changed("schedule", lr_muon=-1), r"schedule\.lr_muon = -1\.0 should be positive"),
-        (changed("schedule", lr_muon=float("nan")), r"schedule\.lr_muon = nan should be positive"),
+        (changed("schedule", lr=-1), r"schedule\.lr = -1\.0 should be positive"),
+        (changed("schedule", lr=float("nan")), r"schedule\.lr = nan should be positive"),
         (changed("schedule", average=1), r"schedule\.average = 1\.0 should be from 0 to below 1"),
         (changed("schedule", export="best"), r"schedule\.export = best should be last or average"),
         (changed("schedule", export="average", average=0), r"export = average should be last, as"),
