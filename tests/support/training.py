@@ -10,6 +10,7 @@ from dougong.train.data.corpus import Corpus
 from dougong.train.data.tokenizer import training_texts
 
 VOCAB_SIZE = 512
+MIX = {"stories": 0.3, "arithmetic": 0.3, "talk": 0.4}
 BATCH = 512
 MODEL = {
     "vocab_size": VOCAB_SIZE,
@@ -42,7 +43,7 @@ MODEL = {
 
 def write_inputs(folder: Path) -> Path:
     """Writes config.json and a tokenizer into `folder`; returns it."""
-    texts = training_texts(Corpus(), seed=0, samples=150)
+    texts = training_texts(Corpus(), MIX, seed=0, characters=200_000)
     save_tokenizer(train_bpe(texts, VOCAB_SIZE), folder)
     (folder / "config.json").write_text(json.dumps(MODEL))
     return folder
@@ -61,7 +62,7 @@ def values(inputs: Path, folder: Path, steps: int = 8, **schedule: object) -> di
                 "share": 0.5,
                 "max_length": 256,
                 "batch_tokens": BATCH,
-                "mix": {"story": 0.3, "arithmetic": 0.3, "talk": 0.4},
+                "mix": MIX,
             },
             {
                 "share": 0.5,

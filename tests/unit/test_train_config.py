@@ -43,7 +43,7 @@ def test_command_line_overrides() -> None:
 def test_phase_without_a_mix_keeps_the_one_before() -> None:
     config = training.run_config(Path("inputs"), Path("run"))
     assert config.phases[1].mix == config.phases[0].mix
-    assert config.families == pytest.approx({"story": 0.3, "arithmetic": 0.3, "talk": 0.4})
+    assert config.families == pytest.approx({"stories": 0.3, "arithmetic": 0.3, "talk": 0.4})
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_phase_without_a_mix_keeps_the_one_before() -> None:
         (changed("schedule", export="average", average=0), r"export = average should be last, as"),
         (changed("output", keep=0), r"output\.keep = 0 should be at least 1"),
         (changed_phase(mix={}), r"phases\[0\]\.mix = \{\} should be positive numbers"),
-        (changed_phase(mix={"story": "a"}), r"phases\[0\]\.mix = .* should be positive numbers"),
+        (changed_phase(mix={"stories": "a"}), r"phases\[0\]\.mix = .* should be positive numbers"),
         (changed_phase(batch_tokens=64), r"phases\[0\]\.batch_tokens = 64 should be at least phas"),
         (changed_phase(share=0.6), r"phases\.share = 1\.1 in all should be 1 in all"),
         (changed_phase(quantised=True), r"phases\[0\]\.quantised is unknown; did you mean quanti"),

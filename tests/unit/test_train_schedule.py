@@ -13,7 +13,7 @@ from tests.support import training
 
 def config(phases: list[dict[str, Any]], **schedule: object) -> RunConfig:
     values = training.values(Path("inputs"), Path("run"), **schedule)
-    mix = {"mix": {"story": 1.0}}
+    mix = {"mix": {"stories": 1.0}}
     return run_config_from_dict(values | {"phases": [mix | phase for phase in phases]})
 
 
