@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from dougong.config_checks import Between, OneOf, build, check_fields, require
 from dougong.config_dialects import published, read_v3, read_v4, refuse_other_models
@@ -185,6 +185,11 @@ class V4Config:
         return self.quantization_config is not None
 
     @property
+    def serving_rounding(self) -> Literal["release", "none"]:
+        """Run-time rounding to talk to it with: a quantized checkpoint was made to run so."""
+        return "release" if self.quantized else "none"
+
+    @property
     def mtp_ratio(self) -> int:
         """The compression ratio of the MTP blocks: always 0, sliding window only."""
         return 0
@@ -296,6 +301,11 @@ class V3Config:
     def quantized(self) -> bool:
         """Whether linears are stored as FP8."""
         return self.quantization_config is not None
+
+    @property
+    def serving_rounding(self) -> Literal["release", "none"]:
+        """None: V3 is here to compare V4 with."""
+        return "none"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> V3Config:

@@ -3,7 +3,7 @@
 official               the published names, each expert by itself; FP8 and FP4 with their scales
 transformers           the module names of transformers 5.23.0, experts merged, never quantized
 transformers_reverted  what its save_pretrained writes: published names behind `model.`, roughly
-Source: architecture.md 6.2; the third was read off files that transformers 5.23.0 wrote.
+Source: the released files and transformers 5.23.0; the third was read off files that it wrote.
 """
 
 from __future__ import annotations

@@ -1,26 +1,19 @@
-"""Quantizing a whole checkpoint tensor by tensor, resumably, with a report on each.
-
-The files grow in `<folder>.partial`; a journal in it says which tensors are on the disk, so that a
-run that was killed goes on where it stopped. Nothing is called `folder` before all is there.
-"""
+"""Quantizing a whole checkpoint tensor by tensor, resumably, with a report on each."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dougong.checkpoint.convert import COMPANIONS, is_plainly_finite, target_config
 from dougong.checkpoint.encoding import as_stored
-from dougong.checkpoint.journal import Journal, fingerprint
+from dougong.checkpoint.journal import fingerprint
 from dougong.checkpoint.reader import Checkpoint, StoredTensor, open_checkpoint
+from dougong.checkpoint.resumable import SYNC_S, Job, write_resumably
 from dougong.checkpoint.tensors import Parameter
-from dougong.checkpoint.writer import (
-    DEFAULT_SHARD_BYTES,
-    CheckpointWriter,
-    open_writer,
-)
+from dougong.checkpoint.writer import DEFAULT_SHARD_BYTES, CheckpointWriter
 from dougong.config import ModelConfig
 from dougong.errors import InputError
 from dougong.formats import (
@@ -92,7 +85,7 @@ def quantize_checkpoint(
     simulate: bool = False,
     progress: Callable[[int, int], None] | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
-    sync_s: float = 1.0,
+    sync_s: float = SYNC_S,
 ) -> QuantizedCheckpoint:
     """Writes the checkpoint in `source` to `folder` with routed experts and linears quantized.
 
@@ -109,27 +102,22 @@ def quantize_checkpoint(
     formats = {"expert": find_format(experts), "linear": find_format(linears)}
     checkpoint = open_checkpoint(source)
     target = _target(checkpoint.config, formats, simulate)
-    job = {
+    identity = {
         "source": fingerprint(source),
         "formats": {role: format.name for role, format in formats.items()},
         "simulate": simulate,
         "shard_bytes": shard_bytes,
     }
-    partial = folder.with_name(f"{folder.name}.partial")
     companions = [path for name in COMPANIONS if (path := source / name).is_file()]
-    with Journal(partial / REPORT_FILE, job) as journal:
-        resumed = len(journal.rows)
-        try:
-            with open_writer(
-                folder, target, "official", shard_bytes=shard_bytes, companions=companions,
-                partial=partial,
-            ) as writer:  # fmt: skip
-                _fill(_Conversion(checkpoint, writer, formats, simulate), journal, progress, sync_s)
-        finally:
-            if not journal.rows:  # nothing to go on from
-                shutil.rmtree(partial, ignore_errors=True)
-    reports = tuple(TensorReport(**row) for row in journal.rows)
-    return QuantizedCheckpoint(folder, target, writer.nbytes, reports, resumed)
+    job = Job(
+        folder, target, REPORT_FILE, identity, shard_bytes, companions,
+        keep_journal=True, sync_s=sync_s,
+    )  # fmt: skip
+    sizes = {name: checkpoint.info(name).nbytes for name in checkpoint.names()}
+    conversion = _Conversion(checkpoint, formats, simulate)
+    done = write_resumably(job, sizes, conversion.convert, progress)
+    reports = tuple(TensorReport(**row) for row in done.rows)
+    return QuantizedCheckpoint(folder, target, done.nbytes, reports, done.resumed)
 
 
 def _target(config: ModelConfig, formats: dict[str, Format], simulate: bool) -> ModelConfig:
@@ -147,48 +135,20 @@ def _target(config: ModelConfig, formats: dict[str, Format], simulate: bool) -> 
     return target_config(config, "official", None if quantization else "bfloat16", quantization)
 
 
-def _fill(
-    conversion: _Conversion,
-    journal: Journal,
-    progress: Callable[[int, int], None] | None,
-    sync_s: float,
-) -> None:
-    """Writes what the journal does not have yet, and notes it there once it is on the disk."""
-    checkpoint, writer = conversion.checkpoint, conversion.writer
-    finished = [row["name"] for row in journal.rows]
-    for name in finished:
-        writer.skip(name)
-    sizes = {name: checkpoint.info(name).nbytes for name in checkpoint.names()}
-    total, done = sum(sizes.values()), sum(sizes.pop(name) for name in finished)
-
-    def save() -> None:
-        writer.sync()
-        journal.save()
-
-    try:
-        for name, size in sizes.items():
-            journal.add(asdict(conversion.convert(checkpoint.parameter(name))))
-            if journal.seconds_unsaved() >= sync_s:
-                save()
-            done += size
-            if progress is not None:
-                progress(done, total)
-    finally:  # interrupted or out of disk: what is finished stays finished
-        save()
-
-
 @dataclass(frozen=True)
 class _Conversion:
     """From one checkpoint to the writer of another, by role."""
 
     checkpoint: Checkpoint
-    writer: CheckpointWriter
     formats: dict[str, Format]
     simulate: bool
 
-    def convert(self, parameter: Parameter) -> TensorReport:
-        """Writes one tensor in its new form and says what that changed."""
-        name, writer = parameter.name, self.writer
+    def convert(self, writer: CheckpointWriter, name: str) -> dict[str, Any]:
+        """Writes one tensor in its new form and says what that changed: a `TensorReport`."""
+        return asdict(self._convert(writer, self.checkpoint.parameter(name)))
+
+    def _convert(self, writer: CheckpointWriter, parameter: Parameter) -> TensorReport:
+        name = parameter.name
         report = TensorReport(name, parameter.role, list(parameter.shape))
         format = self.formats.get(parameter.role)
         if format is None:

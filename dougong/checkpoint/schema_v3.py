@@ -2,7 +2,7 @@
 
 The multi-token prediction layers are numbered behind the main ones (`model.layers.61`), and carry
 copies of the embedding and the head. The counts equal the published checkpoints' (see the tests).
-Source: transformers 5.23.0, deepseek_v3 and deepseek_v32; architecture.md 1.3.
+Source: transformers 5.23.0, deepseek_v3 and deepseek_v32.
 """
 
 from __future__ import annotations

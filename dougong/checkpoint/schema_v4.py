@@ -1,6 +1,6 @@
 """The parameters of DeepSeek-V4, in the published order of a block's parts.
 
-Source: architecture.md 6.1.
+Source: model.safetensors.index.json of the released V4-Flash and V4-Pro.
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ _ALIGNMENT = 8
 class CheckpointWriter:
     """The files of one checkpoint while they are being filled; made by `open_writer`."""
 
-    def __init__(self, folder: Path, config: ModelConfig, layout: Layout, shard_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, config: ModelConfig, layout: Layout, shard_bytes: int | None
+    ) -> None:
         """Creates the files in `folder`, which exists: headers, and room for the data.
 
         A file that is there already, with the same header and size, is kept with what it holds.
@@ -74,18 +76,18 @@ class CheckpointWriter:
             self._write(name, *encode(parameter, values, form, scale_dtype, experts))
 
     def takes_bits(self, name: str, stored: StoredTensor) -> bool:
-        """Whether these quantized bits are in the very form in which `name` is to be written."""
-        scale = self._plan.scales.get(name)
+        """Whether these bits are in the very form in which `name` is to be written."""
+        piece, scale = self._plan.pieces.get(name), self._plan.scales.get(name)
         return (
-            scale is not None
-            and self._dtypes[name] == stored.dtype
-            and self._dtypes[scale] == stored.scale_dtype
+            piece is not None
+            and self._dtypes[piece.tensor] == stored.dtype
+            and (None if scale is None else self._dtypes[scale]) == stored.scale_dtype
         )
 
     def add_bits(self, name: str, stored: StoredTensor) -> None:
-        """Copies one quantized parameter as it is; only where `takes_bits` says so."""
-        if stored.scale is not None and self._take(name) is not None:
-            self._write(name, stored.data, stored.scale)
+        """Copies one parameter as it is; only where `takes_bits` says so."""
+        if self._take(name) is not None:
+            self._write(name, *(x for x in (stored.data, stored.scale) if x is not None))
 
     def skip(self, name: str) -> None:
         """Counts a parameter as written: an earlier run did it, into the files that were kept."""
@@ -168,12 +170,13 @@ def open_writer(
     config: ModelConfig,
     layout: Layout,
     *,
-    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    shard_bytes: int | None = DEFAULT_SHARD_BYTES,
     companions: Iterable[Path] = (),
     partial: Path | None = None,
 ) -> Iterator[CheckpointWriter]:
     """A writer whose files appear as `folder` when the block ends well, and not at all otherwise.
 
+    `shard_bytes` None gives each layer a file of its own, as released (V4-Flash: 46, Pro: 64).
     `companions` (a tokenizer) are copied beside the weights. `partial`, a folder beside `folder`,
     is where the files grow; if it is given it may exist, and it stays when the block ends badly.
     Raises CheckpointError if `folder` is there already and not empty, or if the disk refuses.
@@ -199,18 +202,28 @@ def open_writer(
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _shards(specs: list[TensorSpec], shard_bytes: int) -> list[list[TensorSpec]]:
-    """The tensors in order, cut where a file would grow past `shard_bytes`."""
+def _shards(specs: list[TensorSpec], shard_bytes: int | None) -> list[list[TensorSpec]]:
+    """The tensors in order, cut where a file would grow past `shard_bytes`, or at each layer."""
     shards: list[list[TensorSpec]] = [[]]
-    size = 0
+    size, part = 0, None
     for spec in specs:
-        is_full = size + spec.nbytes > shard_bytes or len(shards[-1]) == MAX_SHARD_TENSORS
-        if shards[-1] and is_full:
+        if shard_bytes is None:
+            previous, part = part, _part(spec.name)
+            is_full = part != previous
+        else:
+            is_full = size + spec.nbytes > shard_bytes
+        if shards[-1] and (is_full or len(shards[-1]) == MAX_SHARD_TENSORS):
             shards.append([])
             size = 0
         shards[-1].append(spec)
         size += spec.nbytes
     return shards
+
+
+def _part(name: str) -> str:
+    """What a file of the release holds: the embedding, a layer, an MTP block, or the rest."""
+    first, *rest = name.removeprefix("model.").split(".")
+    return f"{first}.{rest[0]}" if first in ("layers", "mtp") else "embed" * (first == "embed")
 
 
 def _header(specs: list[TensorSpec]) -> tuple[bytes, int]:

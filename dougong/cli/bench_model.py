@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dougong.cli import options
+from dougong.cli.values import TokenCounts
 from dougong.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ WARM_UP_STEPS = 4
 @click.argument("model", metavar="MODEL|PRESET", default="m97")
 @click.option(
     "--contexts",
-    default="512,2048,8192",
+    type=TokenCounts(),
+    default="512,2k,8k",
     show_default=True,
-    metavar="TOKENS,...",
     help="Tokens held when decoding is measured; the prefill leads from one to the next.",
 )
 @click.option(
@@ -39,7 +40,7 @@ WARM_UP_STEPS = 4
 @click.option("--record", is_flag=True, help="Append the figures to bench/results.")
 @options.json_option
 def command(
-    model: str, contexts: str, steps: int, backend: str, dtype: str, threads: int | None,
+    model: str, contexts: list[int], steps: int, backend: str, dtype: str, threads: int | None,
     record: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure a checkpoint, or random weights of a preset in the published formats.
@@ -55,9 +56,7 @@ def command(
     JSON: model, backend, dtype, threads, weight_bytes_per_token, stream (B/s), figures (context,
     prefill_tokens_per_s, decode_tokens_per_s, of_limit), recorded (files)
     """  # fmt: skip
-    if not all(word.strip().isdecimal() and int(word) for word in contexts.split(",")):
-        raise InputError(f"--contexts {contexts}: write token counts such as 512,2048.")
-    sizes = sorted({int(word) for word in contexts.split(",")})
+    sizes = sorted(set(contexts))
     options.set_threads(threads)
     import torch
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dougong.cli import options
+from dougong.cli.values import TokenCounts
 from dougong.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,21 +19,18 @@ if TYPE_CHECKING:
     from dougong.api import Model
 
 
-class Chunks(click.ParamType[list[int]]):
-    """A list of piece sizes such as 1,7,128; a closing `...` is allowed and changes nothing."""
+class Chunks(TokenCounts):
+    """Piece sizes such as 1,7,128; a closing `...` is allowed and changes nothing."""
 
     name = "sizes"
 
     def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+        self, value: str | list[int], param: click.Parameter | None, ctx: click.Context | None
     ) -> list[int]:
-        """The sizes as integers, each 1 or more."""
-        words = value.removesuffix(",...").split(",")
-        if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-            self.fail(
-                f"{value!r} is not a list of sizes of 1 or more, such as 1,7,128.", param, ctx
-            )
-        return [int(word) for word in words]
+        """The sizes, each 1 or more."""
+        return super().convert(
+            value.removesuffix(",...") if isinstance(value, str) else value, param, ctx
+        )
 
 
 @click.command("logits")

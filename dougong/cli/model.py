@@ -10,12 +10,13 @@ MEMBERS = {
     "inspect": ("dougong.cli.model_inspect", "Layers, parameters, bytes, KV cache and FLOPs."),
     "convert": ("dougong.cli.model_convert", "Write a checkpoint in another layout or format."),
     "quantize": ("dougong.cli.model_quantize", "Other number formats, with what they cost."),
+    "make": ("dougong.cli.model_make", "Random weights in a release's shapes and formats."),
 }
 
 
 @click.group("model", cls=LazyGroup, members=MEMBERS)
 def command() -> None:
-    """Inspect a checkpoint or change its form.
+    """Inspect a checkpoint, change its form, or make one.
 
     \b
     Example:

@@ -46,7 +46,9 @@ def command(
 
     Tensors whose format stays are copied bit for bit. With neither --dtype nor --quantize the
     official layout keeps the format; the transformers layout is never quantized and has no place
-    for the MTP blocks, so they are left out.
+    for the MTP blocks, so they are left out. A float copy of a quantized model has the same weights
+    but no quantization_config: `generate` and `chat` then round nothing at run time, unless
+    `--rounding release` says so.
 
     \b
     Examples:
@@ -54,10 +56,12 @@ def command(
       dougong model convert ./trained ./small --quantize fp4+fp8
 
     \b
-    JSON: source, folder, layout, dtype, quantize, bytes, left_out, seconds
+    JSON: source, folder, layout, dtype, quantize, bytes, left_out, rounding (what generate and chat
+    will use), seconds
     """  # fmt: skip
     from dougong.checkpoint import convert
     from dougong.checkpoint.locate import find_checkpoint
+    from dougong.config import load_config
 
     start_s = time.monotonic()
     progress = options.Progress("writing", "bytes")
@@ -76,9 +80,15 @@ def command(
         "quantize": quantize,
         "bytes": written.nbytes,
         "left_out": list(written.left_out),
+        "rounding": written.config.serving_rounding,
         "seconds": round(time.monotonic() - start_s, 3),
     }
     text = f"{target}: {written.nbytes / 1e6:,.1f} MB of weights in {report['seconds']} s"
     if written.left_out:
         text += f"\nleft out: {len(written.left_out)} tensors of the MTP blocks"
+    if load_config(find_checkpoint(source)).serving_rounding != written.config.serving_rounding:
+        text += (
+            f"\nrounding: {report['rounding']} by default, other than the source's; generate and "
+            "chat answer as there with the same --rounding"
+        )
     options.emit(report, as_json, text)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dougong.cli import options
+from dougong.cli.values import TOKENS
 
 if TYPE_CHECKING:
     from dougong.config import V3Config, V4Config
@@ -32,6 +33,21 @@ ROWS = (
     ("decode_flops_fp8_equivalent", "FLOPs per token at {context}, FP8-equivalent"),
     ("decode_flops", "FLOPs per token at {context}, plain"),
 )
+# What --json gives of the configuration, under config.json's own keys.
+SHAPE = (
+    "hidden_size",
+    "num_attention_heads",
+    "head_dim",
+    "index_n_heads",
+    "index_head_dim",
+    "index_topk",
+    "n_routed_experts",
+    "num_experts_per_tok",
+    "n_shared_experts",
+    "moe_intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+)
 # Steps of a thousand, by the first word of a figure's unit.
 STEPS = {
     "parameters": ("", "K", "M", "B", "T"),
@@ -44,8 +60,8 @@ STEPS = {
 @click.argument("model")
 @click.option(
     "--context",
-    type=click.IntRange(min=1),
-    default=2**20,
+    type=TOKENS,
+    default="1M",
     show_default=True,
     help="Tokens in the context at which cache and FLOPs are counted.",
 )
@@ -59,11 +75,12 @@ def command(model: str, context: int, as_json: bool) -> None:
 
     \b
     Example:
-      dougong model inspect v4-pro --context 131072
+      dougong model inspect v4-pro --context 128k
 
     \b
-    JSON: model, kind, context_tokens, layers, hash_routed_layers, mtp_blocks, figures and
-    yardstick (each figure: value, unit, formula, source), ratios, files_bytes
+    JSON: model, kind, context_tokens, shape (config.json's keys), layers, hash_routed_layers,
+    mtp_blocks, figures and yardstick (each figure: value, unit, formula, source), ratios,
+    files_bytes
     """  # fmt: skip
     report = examine(model, context)
     options.emit(report, as_json, describe(report))
@@ -81,6 +98,7 @@ def examine(model: str, context: int) -> dict[str, Any]:
         "model": model,
         "kind": "v3" if isinstance(config, V3Config) else "v4",
         "context_tokens": context,
+        "shape": {key: size for key in SHAPE if (size := getattr(config, key, None)) is not None},
         "layers": dict(Counter(layer_kinds(config))),
         "hash_routed_layers": getattr(config, "num_hash_layers", 0),
         "mtp_blocks": config.num_nextn_predict_layers,
@@ -118,6 +136,7 @@ def describe(report: dict[str, Any]) -> str:
     context = f"{report['context_tokens']:,}"
     kinds = [f"{count} {KINDS[kind]}" for kind, count in report["layers"].items()]
     lines = [f"{report['model']}: {sum(report['layers'].values())} layers: {', '.join(kinds)}"]
+    lines += shape_lines(report["shape"])
     if report["hash_routed_layers"]:
         lines.append(f"experts picked by token id in the first {report['hash_routed_layers']}")
     if report["mtp_blocks"]:
@@ -134,6 +153,23 @@ def describe(report: dict[str, Any]) -> str:
         size = human({"value": report["files_bytes"], "unit": "B"})
         lines.append(f"{'safetensors files':<46}{size:>16}")
     return "\n".join(lines)
+
+
+def shape_lines(shape: dict[str, int]) -> list[str]:
+    """Heads and experts, in words."""
+    size = f" of {shape['head_dim']}" if "head_dim" in shape else ""
+    heads = f"{shape['num_attention_heads']} heads{size}, hidden size {shape['hidden_size']:,}"
+    if "index_topk" in shape:
+        heads += (
+            f"; indexer: {shape['index_n_heads']} heads of {shape['index_head_dim']}, "
+            f"the best {shape['index_topk']:,} entries"
+        )
+    experts = (
+        f"{shape['n_routed_experts']} experts, {shape['num_experts_per_tok']} a token and "
+        f"{shape['n_shared_experts']} shared, {shape['moe_intermediate_size']:,} wide"
+    )
+    reach = f"{shape['vocab_size']:,} token ids, {shape['max_position_embeddings']:,} positions"
+    return [heads, experts, reach]
 
 
 def human(figure: dict[str, Any]) -> str:

@@ -10,10 +10,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dougong.cli.values import TOKENS
+
 if TYPE_CHECKING:
     from dougong.api import Model
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def together(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Several options as one decorator; --help lists them in this order."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
 
 SMALL_MODEL_PARAMETERS = 50_000_000
 DTYPES = ("float32", "float64", "bfloat16")
@@ -69,32 +83,26 @@ dtype_option = click.option(
     show_default=True,
     help="Number type of the arithmetic.",
 )
+serving_dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default=None,
+    help="Number type of the arithmetic. [default: bfloat16, the release's own; float32 on backend "
+    "reference]",
+)
 
 
-def model_options(command: F) -> F:
-    """Adds --model and how it is loaded; `load` takes what they collect."""
-    for option in reversed(
-        (
-            model_option,
-            serving_backend_option,
-            fallback_option,
-            dtype_option,
-            serving_rounding_option,
-            threads_option,
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def asking_options(command: F) -> F:
-    """Adds the options of `Model.stream`: how to think, how to draw, when to stop."""
-    for option in reversed(ASKING):
-        command = option(command)
-    return command
-
-
-ASKING = (
+# --model and how it is loaded; `load` takes what they collect.
+model_options = together(
+    model_option,
+    serving_backend_option,
+    fallback_option,
+    serving_dtype_option,
+    serving_rounding_option,
+    threads_option,
+)
+# The options of `Model.stream`: how to think, how to draw, when to stop.
+asking_options = together(
     click.option("--thinking", is_flag=True, help="Let the model reason before it answers."),
     click.option("--effort", default=None, help="How hard to reason, such as high or max."),
     click.option("--profile", type=click.Choice(["preview", "0813"]), default="preview",
@@ -109,22 +117,37 @@ ASKING = (
                  help="Keep this many likeliest tokens; 0 keeps all."),
     click.option("--min-p", type=click.FloatRange(0, 1), default=0.0, show_default=True,
                  help="Drop tokens below this fraction of the likeliest one."),
-    click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True,
+    click.option("--max-tokens", type=TOKENS, default=256, show_default=True,
                  help="Stop after this many new tokens."),
 )  # fmt: skip
+
+
+def chosen(words: dict[str, Any]) -> dict[str, str]:
+    """How the model that `model_options` name is to compute, what they leave open filled in.
+
+    Under the keys of `--json`: model, backend, dtype, rounding.
+    """
+    from dougong.api import serving_backend, serving_dtype, serving_rounding
+
+    name, dtype = words["model"], words["dtype"]
+    backend = words["backend"] or serving_backend(name, dtype)
+    return {
+        "model": name,
+        "backend": backend,
+        "dtype": dtype or serving_dtype(backend),
+        "rounding": words["rounding"] or serving_rounding(name),
+    }
 
 
 def load(words: dict[str, Any]) -> Model:
     """Loads the model that the options of `model_options` name, and takes them out of `words`."""
     from dougong.api import load as load_model
-    from dougong.api import serving_backend, serving_rounding
 
-    threads, name = words.pop("threads"), words.pop("model")
-    fallback = not words.pop("no_fallback")
-    chosen = {key: words.pop(key) for key in ("backend", "dtype", "rounding")}
-    chosen["backend"] = chosen["backend"] or serving_backend(name, chosen["dtype"])
-    chosen["rounding"] = chosen["rounding"] or serving_rounding(name)
-    model = load_model(name, fallback=fallback, **chosen)
+    how = chosen(words)
+    threads, fallback = words.pop("threads"), not words.pop("no_fallback")
+    for key in how:
+        del words[key]
+    model = load_model(how.pop("model"), fallback=fallback, **how)
     choose_threads(threads, model)
     return model
 

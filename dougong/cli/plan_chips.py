@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dougong.cli import options, plan_options
+from dougong.cli import options, plan_options, plan_text
 
 if TYPE_CHECKING:
     from dougong.plan.chips import Chip
@@ -15,13 +15,7 @@ if TYPE_CHECKING:
 
 @click.command("chips")
 @click.argument("name", required=False)
-@click.option(
-    "--chips",
-    "chip_file",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Your own chips: a CSV file in the layout of accelerators.csv.",
-)
+@plan_options.chip_file_option
 @options.json_option
 def command(name: str | None, chip_file: Path | None, as_json: bool) -> None:
     """List the known chips, or show NAME in full with its sources, gaps and conflicts.
@@ -74,7 +68,7 @@ def describe(report: dict[str, Any]) -> str:
     for chip in report["chips"]:
         cells = [_cell(chip["values"], key, scale) for key, scale in scales.items()]
         rows.append([chip["id"], *cells, chip["confidence"]])
-    return "dense TFLOPS, one-way link; - is not published\n" + plan_options.table(rows)
+    return "dense TFLOPS, one-way link; - is not published\n" + plan_text.table(rows)
 
 
 def details(chip: dict[str, Any]) -> str:

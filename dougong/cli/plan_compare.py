@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from dougong.cli import options, plan_options
+from dougong.cli import options, plan_options, plan_text
 
 
 @click.command("compare")
 @click.argument("model")
-@click.option("--chip", "names", multiple=True, help="Chip to compare; repeatable. [default: all]")
-@click.option(
-    "--count",
-    type=click.IntRange(min=1),
-    default=16,
-    show_default=True,
-    help="Chips of each replica.",
-)
-@click.option(
-    "--context",
-    type=click.IntRange(min=1),
-    default=8192,
-    show_default=True,
-    help="Tokens in each request's context.",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    default=None,
-    help="Requests in flight on the replica. [default: 16 a chip]",
-)
-@plan_options.precision_option
-@plan_options.drafts_option
-@plan_options.overlap_option
-@plan_options.chip_options
+@plan_options.chips_options
+@plan_options.count_option("Chips of each replica.", 16)
+@plan_options.tokens_option("--context", "8k", "Tokens in each request's context.")
+@plan_options.batch_option("16 a chip")
+@plan_options.serving_options
 @options.json_option
 def command(as_json: bool, **words: Any) -> None:
     """Compare chips on MODEL at one operating point, fastest first.
@@ -45,7 +24,7 @@ def command(as_json: bool, **words: Any) -> None:
 
     \b
     Example:
-      dougong plan compare v4-pro --chip 950dt --chip h20 --chip b200 --count 32 --context 131072
+      dougong plan compare v4-pro --chip 950dt --chip h20 --chip b200 --count 32 --context 128k
 
     \b
     JSON: model, count, context_tokens, batch, chips (id, fits, precision, layout,
@@ -56,37 +35,27 @@ def command(as_json: bool, **words: Any) -> None:
     options.emit(report, as_json, "" if as_json else describe(report))
 
 
-def compare(
-    model: str, names: tuple[str, ...], count: int, context: int, batch: int | None,
-    precision: str | None, drafts: int | None, overlap: Any,
-    settings: tuple[str, ...], what_if: str, chip_file: Path | None,
-) -> dict[str, Any]:  # fmt: skip
+def compare(**words: Any) -> dict[str, Any]:
     """The table under the keys of `--json`."""
     from dougong.errors import DougongError
     from dougong.plan.calibration import default_calibration
     from dougong.plan.compare import compare_one
-    from dougong.plan.precision import find_precision
-    from dougong.plan.predict import scenario_for
 
-    config = plan_options.find_model(model)
-    chips, refused = plan_options.chosen_chips(names, chip_file, settings, what_if)
+    chips, refused = plan_options.take_chips(words)
+    batch = words.pop("batch") or 16 * words["count"]
     rows: list[dict[str, object]] = []
     for chip in chips:
         try:
-            scenario = scenario_for(
-                config, chip, count, context, batch or 16 * count,
-                precision=find_precision(precision) if precision else None,
-                drafts=drafts, overlap=overlap,
-            )  # fmt: skip
+            scenario = plan_options.take_scenario(dict(words), chip, batch)
             rows.append(compare_one(scenario, default_calibration()))
         except DougongError as error:
             refused[chip.id] = str(error)
     rows.sort(key=lambda row: (not row["fits"], -float(str(row["tokens_per_s_per_chip"]))))
     return {
-        "model": model,
-        "count": count,
-        "context_tokens": context,
-        "batch": batch or 16 * count,
+        "model": words["model"],
+        "count": words["count"],
+        "context_tokens": words["context"],
+        "batch": batch,
         "chips": rows,
         "refused": refused,
     }
@@ -98,7 +67,7 @@ def describe(report: dict[str, Any]) -> str:
             "first token", "USD/M", "J/token", "binds"]  # fmt: skip
     rows = [head]
     for row in report["chips"]:
-        say = plan_options.seconds
+        say = plan_text.seconds
         rows.append(
             [
                 row["id"],
@@ -118,7 +87,7 @@ def describe(report: dict[str, Any]) -> str:
         f"{report['model']}, {report['count']} chips, {report['context_tokens']:,} tokens, "
         f"{report['batch']:,} requests in flight"
     )
-    lines = [title, plan_options.table(rows)]
+    lines = [title, plan_text.table(rows)]
     if report["refused"]:
         lines += ["", "not computed:"]
         lines += [f"  {name}: {reason}" for name, reason in report["refused"].items()]

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dougong.cli import options, plan_options
+from dougong.cli import options, plan_options, plan_text
 
 
 @click.command("evaluate")
@@ -32,13 +32,7 @@ from dougong.cli import options, plan_options
     default=None,
     help="Drafts per step where a row leaves mtp empty. [default: do not model it]",
 )
-@click.option(
-    "--chips",
-    "chip_file",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Your own chips: a CSV file in the layout of accelerators.csv.",
-)
+@plan_options.chip_file_option
 @options.json_option
 def command(as_json: bool, **words: Any) -> None:
     """Predict every row of ROWS, a CSV file in the layout of v4_inference_benchmarks.csv, and
@@ -101,7 +95,7 @@ def describe(report: dict[str, Any]) -> str:
                     f"{row['label']} {row['precision']}",
                 ]
             )
-    text = [plan_options.table(lines), ""]
+    text = [plan_text.table(lines), ""]
     text.append(f"{report['modelled']} of {report['rows']} rows modelled")
     if report["modelled"]:
         errors = [report[f"{name}_abs_rel_error"] for name in ("median", "p90")]

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dougong.cli import options, plan_options
+from dougong.cli import options, plan_options, plan_text
+from dougong.cli.values import Pairs, read_number, read_seconds, read_tokens
 
 if TYPE_CHECKING:
     from dougong.plan.fleet import Demand, FleetResult, Served
 
-TRAFFIC = {"rate": 1.0, "turns": 3.0, "system": 1024.0, "user": 512.0, "output": 512.0,
-           "pause": 20.0}  # fmt: skip
+TRAFFIC = Pairs(
+    rate=(read_number, 1.0),
+    turns=(read_number, 3.0),
+    system=(read_tokens, 1024),
+    user=(read_tokens, 512),
+    output=(read_tokens, 512),
+    pause=(read_seconds, 20.0),
+)
 
 
 @click.command("fleet")
 @click.argument("model")
-@click.option("--chip", "chip_name", required=True, help="Chip id or part of its name.")
-@click.option(
-    "--count", type=click.IntRange(min=1), required=True, help="Decode chips of one replica."
-)
+@plan_options.chip_options
+@plan_options.count_option("Decode chips of one replica.")
 @click.option(
     "--prefill",
     "prefill_chips",
@@ -32,20 +36,15 @@ TRAFFIC = {"rate": 1.0, "turns": 3.0, "system": 1024.0, "user": 512.0, "output":
     help="More chips of each replica that only read prompts; 0 lets decode chips do it.",
 )
 @click.option("--replicas", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option(
-    "--context",
-    type=click.IntRange(min=1),
-    default=16384,
-    show_default=True,
-    help="Tokens that each request may hold.",
-)
+@plan_options.tokens_option("--context", "16k", "Tokens that each request may hold.")
 @click.option(
     "--traffic",
+    type=TRAFFIC,
     default="",
     metavar="rate=1,turns=3,system=1k,user=512,output=512,pause=20s",
     help="Conversations per second, turns, tokens and the pause between turns.",
 )
-@click.option("--slo", default="ttft=2s,tpot=50ms", show_default=True, help="Limits to judge by.")
+@plan_options.slo_option("Limits to judge by. [default: ttft=2s,tpot=50ms]", 2.0, 0.05)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=1),
@@ -75,10 +74,7 @@ TRAFFIC = {"rate": 1.0, "turns": 3.0, "system": 1024.0, "user": 512.0, "output":
     help="Which window entries the disk keeps.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@plan_options.precision_option
-@plan_options.drafts_option
-@plan_options.overlap_option
-@plan_options.chip_options
+@plan_options.serving_options
 @options.json_option
 def command(as_json: bool, **words: Any) -> None:
     """Simulate conversations on replicas of MODEL: prefix reuse, queues, and contexts that move
@@ -98,29 +94,16 @@ def command(as_json: bool, **words: Any) -> None:
 
 
 def simulate(
-    model: str, chip_name: str, count: int, prefill_chips: int, replicas: int, context: int,
-    traffic: str, slo: str, seconds: float, host_gb: float, disk_gb: float, strategy: Any,
-    seed: int, precision: str | None, drafts: int | None, overlap: Any,
-    settings: tuple[str, ...], what_if: str, chip_file: Path | None,
+    model: str, count: int, prefill_chips: int, replicas: int, traffic: dict[str, float],
+    slo: dict[str, float], seconds: float, host_gb: float, disk_gb: float, strategy: Any,
+    seed: int, **words: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """The simulation under the keys of `--json`."""
     from dougong.plan import fleet, fleet_speeds
     from dougong.plan.calibration import default_calibration
-    from dougong.plan.precision import find_precision
-    from dougong.plan.predict import scenario_for
 
-    limits = plan_options.parse_pairs(slo, {"ttft": 2.0, "tpot": 0.05}, "--slo")
-    demand = parse_demand(traffic)
-    scenario = scenario_for(
-        plan_options.find_model(model),
-        plan_options.find_chip(chip_name, chip_file, settings, what_if),
-        count,
-        context,
-        count,
-        precision=find_precision(precision) if precision else None,
-        drafts=drafts,
-        overlap=overlap,
-    )
+    demand, chip = as_demand(traffic), plan_options.take_chip(words)
+    scenario = plan_options.take_scenario(words | {"model": model, "count": count}, chip, count)
     replica = fleet_speeds.replica_of(
         scenario, default_calibration(), demand,
         host_bytes=host_gb * 1e9, disk_bytes=disk_gb * 1e9, strategy=strategy,
@@ -133,16 +116,15 @@ def simulate(
         "count": count,
         "prefill_chips": prefill_chips,
         "replicas": replicas,
-        "within_slo": result.within(limits["ttft"], limits["tpot"]),
+        "within_slo": result.within(slo["ttft"], slo["tpot"]),
         **as_report(result, replicas * (count + prefill_chips), scenario.chip.rental),
     }
 
 
-def parse_demand(text: str) -> Demand:
-    """`--traffic` as numbers."""
+def as_demand(load: dict[str, float]) -> Demand:
+    """`--traffic` as the simulation takes it."""
     from dougong.plan.fleet import Demand
 
-    load = plan_options.parse_pairs(text, TRAFFIC, "--traffic")
     return Demand(
         conversations_per_s=load["rate"],
         turns=load["turns"],
@@ -181,7 +163,7 @@ def as_report(result: FleetResult, chips: int, rental: float | None) -> dict[str
 
 def describe(report: dict[str, Any]) -> str:
     """The result for a person."""
-    say = plan_options.seconds
+    say = plan_text.seconds
     chips = f"{report['replicas']} x ({report['count']} + {report['prefill_chips']} prefill)"
     lines = [
         f"{report['model']} on {chips} {report['chip']}: {report['requests']} requests finished, "

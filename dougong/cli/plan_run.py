@@ -2,59 +2,45 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dougong.cli import options, plan_options
+from dougong.cli import options, plan_options, plan_text
+from dougong.cli.values import Pairs, read_number, read_share, read_tokens
 
 if TYPE_CHECKING:
     from dougong.plan.runs import Run, Traffic
 
-SLO = {"ttft": 0.0, "tpot": 0.0}
-TRAFFIC = {"rate": 1.0, "prompt": 8192.0, "output": 1024.0, "hit": 0.0}
+TRAFFIC = Pairs(
+    rate=(read_number, 1.0),
+    prompt=(read_tokens, 8192),
+    output=(read_tokens, 1024),
+    hit=(read_share, 0.0),
+)
 
 
 @click.command("run")
 @click.argument("model")
-@click.option("--chip", "chip_name", required=True, help="Chip id or part of its name.")
-@click.option("--count", type=click.IntRange(min=1), required=True, help="Chips of one replica.")
-@click.option(
-    "--context",
-    type=click.IntRange(min=1),
-    default=8192,
-    show_default=True,
-    help="Tokens in each request's context.",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    default=None,
-    help="Requests in flight on the replica. [default: one a chip, or what --slo allows]",
-)
-@click.option(
-    "--slo",
-    default="",
-    metavar="ttft=2s,tpot=50ms",
-    help="Limits; the batch is then the largest that meets them.",
-)
+@plan_options.chip_options
+@plan_options.count_option("Chips of one replica.")
+@plan_options.tokens_option("--context", "8k", "Tokens in each request's context.")
+@plan_options.batch_option("one a chip, or what --slo allows")
+@plan_options.slo_option("Limits; the batch is then the largest that meets them.")
 @click.option(
     "--traffic",
-    default="",
+    type=TRAFFIC,
+    default=None,
     metavar="rate=8,prompt=8k,output=1k,hit=50%",
     help="Requests per second and their sizes: gives replicas and the prefill share.",
 )
-@plan_options.precision_option
-@plan_options.drafts_option
-@plan_options.overlap_option
+@plan_options.serving_options
 @click.option(
     "--tp",
     type=click.IntRange(min=1),
     default=None,
     help="Tensor-parallel degree of attention. [default: the least that fits]",
 )
-@plan_options.chip_options
 @options.json_option
 def command(as_json: bool, **words: Any) -> None:
     """Say whether MODEL fits on COUNT chips, how fast it decodes and prefills, what binds, what to
@@ -75,37 +61,23 @@ def command(as_json: bool, **words: Any) -> None:
 
 
 def compute(
-    model: str, chip_name: str, count: int, context: int, batch: int | None, slo: str, traffic: str,
-    precision: str | None, drafts: int | None, overlap: Any, tp: int | None,
-    settings: tuple[str, ...], what_if: str, chip_file: Path | None,
+    model: str, batch: int | None, slo: dict[str, float], traffic: dict[str, float] | None,
+    **words: Any,
 ) -> Run:  # fmt: skip
     """The run that the words on the command line ask for."""
     from dougong.plan.calibration import default_calibration
-    from dougong.plan.layout import Layout
-    from dougong.plan.precision import find_precision
-    from dougong.plan.predict import scenario_for
     from dougong.plan.runs import run
 
-    limits = plan_options.parse_pairs(slo, SLO, "--slo")
-    if batch is not None and limits["tpot"]:
+    if batch is not None and slo["tpot"]:
         raise click.UsageError("--batch and a tpot limit exclude each other: give one of them.")
-    scenario = scenario_for(
-        plan_options.find_model(model),
-        plan_options.find_chip(chip_name, chip_file, settings, what_if),
-        count,
-        context,
-        batch or count,
-        precision=find_precision(precision) if precision else None,
-        drafts=drafts,
-        layout=Layout(chips=count, tp=tp) if tp else None,
-        overlap=overlap,
-    )
-    load = parse_traffic(traffic) if traffic else None
-    result = run(model, scenario, default_calibration(), limits["tpot"] or None, load)
-    if limits["ttft"] and result.prefill.ttft_s > limits["ttft"]:
+    words["model"], chip = model, plan_options.take_chip(words)
+    scenario = plan_options.take_scenario(words, chip, batch or words["count"])
+    load = as_traffic(traffic) if traffic else None
+    result = run(model, scenario, default_calibration(), slo["tpot"] or None, load)
+    if slo["ttft"] and result.prefill.ttft_s > slo["ttft"]:
         from dougong.errors import InputError
 
-        taken, wanted = (plan_options.seconds(t) for t in (result.prefill.ttft_s, limits["ttft"]))
+        taken, wanted = (plan_text.seconds(t) for t in (result.prefill.ttft_s, slo["ttft"]))
         raise InputError(
             f"first token in {wanted} cannot be met: {result.prefill.prompt_len} prompt tokens "
             f"take {taken} on one group; raise --tp, or let `plan search` split prefill off"
@@ -113,11 +85,10 @@ def compute(
     return result
 
 
-def parse_traffic(text: str) -> Traffic:
-    """`--traffic` as numbers."""
+def as_traffic(values: dict[str, float]) -> Traffic:
+    """`--traffic` as the planner takes it."""
     from dougong.plan.runs import Traffic
 
-    values = plan_options.parse_pairs(text, TRAFFIC, "--traffic")
     if values["prompt"] < 1 or values["output"] < 1 or values["hit"] >= 1 or not values["rate"]:
         raise click.UsageError(
             "--traffic: rate must be above 0, prompt and output at least 1, hit below 100%."
@@ -177,7 +148,7 @@ def _way_out(result: Run) -> str:
 
 def _verdict(result: Run) -> list[str]:
     scenario, memory = result.decode.scenario, result.decode.memory
-    gigabytes = plan_options.gigabytes
+    gigabytes = plan_text.gigabytes
     needs = f"; one needs at least {result.smallest_count} chips" if result.smallest_count else ""
     return [
         f"{result.model} on {scenario.layout.chips} x {scenario.chip.name}, "
@@ -193,7 +164,7 @@ def _verdict(result: Run) -> list[str]:
 
 def _speed(result: Run) -> list[str]:
     point, reading, alone = result.decode, result.prefill, result.fastest_prefill
-    say, rate = plan_options.seconds, plan_options.rate
+    say, rate = plan_text.seconds, plan_text.rate
     wide = ""
     if alone is not reading:
         wide = f"; alone on {alone.scenario.layout.label()}: {say(alone.ttft_s)}"

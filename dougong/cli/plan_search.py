@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from dougong.cli import options, plan_options
+from dougong.cli import options, plan_options, plan_text
 
 
 @click.command("search")
 @click.argument("model")
-@click.option("--chip", "names", multiple=True, help="Chip to try; repeatable. [default: all]")
-@click.option(
-    "--count",
-    "counts",
-    type=click.IntRange(min=1),
-    multiple=True,
-    default=(8, 16, 32),
-    show_default=True,
-    help="Chips of a replica to try; repeatable.",
-)
-@click.option(
-    "--context",
-    type=click.IntRange(min=1),
-    default=16384,
-    show_default=True,
-    help="Tokens that each request may hold.",
-)
-@click.option(
-    "--prompt",
-    type=click.IntRange(min=1),
-    default=8192,
-    show_default=True,
-    help="Mean prompt, tokens.",
-)
-@click.option(
-    "--output",
-    type=click.IntRange(min=1),
-    default=1024,
-    show_default=True,
-    help="Mean output, tokens.",
-)
+@plan_options.chips_options
+@plan_options.counts_option("Chips of a replica to try; repeatable.", 8, 16, 32)
+@plan_options.tokens_option("--context", "16k", "Tokens that each request may hold.")
+@plan_options.tokens_option("--prompt", "8k", "Mean prompt.")
+@plan_options.tokens_option("--output", "1k", "Mean output.")
 @click.option(
     "--hit",
     type=click.FloatRange(0, 1, max_open=True),
@@ -50,7 +23,7 @@ from dougong.cli import options, plan_options
     show_default=True,
     help="Share of the prompt that a prefix cache holds.",
 )
-@click.option("--slo", default="", metavar="ttft=2s,tpot=50ms", help="Limits to meet.")
+@plan_options.slo_option("Limits to meet.")
 @click.option(
     "--by",
     type=click.Choice(["throughput", "price"]),
@@ -58,7 +31,6 @@ from dougong.cli import options, plan_options
     show_default=True,
     help="What the front trades against time per token.",
 )
-@plan_options.chip_options
 @options.json_option
 def command(as_json: bool, **words: Any) -> None:
     """Search formats, layouts, batches, drafts, overlap policies and the prefill/decode split for
@@ -78,23 +50,21 @@ def command(as_json: bool, **words: Any) -> None:
 
 
 def search(
-    model: str, names: tuple[str, ...], counts: tuple[int, ...], context: int, prompt: int,
-    output: int, hit: float, slo: str, by: str,
-    settings: tuple[str, ...], what_if: str, chip_file: Path | None,
+    model: str, counts: tuple[int, ...], context: int, prompt: int, output: int, hit: float,
+    slo: dict[str, float], by: str, **words: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """The front under the keys of `--json`."""
     from dougong.plan.calibration import default_calibration
     from dougong.plan.search import Wanted, deployments, pareto
 
-    limits = plan_options.parse_pairs(slo, {"ttft": 0.0, "tpot": 0.0}, "--slo")
-    chips, refused = plan_options.chosen_chips(names, chip_file, settings, what_if)
+    chips, refused = plan_options.take_chips(words)
     wanted = Wanted(
         context_len=context,
         prompt_len=prompt,
         output_len=output,
         hit_rate=hit,
-        tpot_s=limits["tpot"] or None,
-        ttft_s=limits["ttft"] or None,
+        tpot_s=slo["tpot"] or None,
+        ttft_s=slo["ttft"] or None,
     )
     calibration = default_calibration()
     points, lacking = deployments(
@@ -111,7 +81,7 @@ def search(
 
 def describe(report: dict[str, Any]) -> str:
     """The front as a table, then the chips that gave nothing."""
-    say = plan_options.seconds
+    say = plan_text.seconds
     rows = [["chip", "chips", "layout", "precision", "in flight", "drafts", "overlap", "per token",
              "90 %", "tokens/s/chip", "first token", "prefill", "USD/M"]]  # fmt: skip
     for p in report["front"]:
@@ -134,7 +104,7 @@ def describe(report: dict[str, Any]) -> str:
             ]
         )
     lines = [f"{report['model']}: {report['points']:,} deployments fit; the front:"]
-    lines += [plan_options.table(rows) if report["front"] else "  none meets the limits"]
+    lines += [plan_text.table(rows) if report["front"] else "  none meets the limits"]
     if report["refused"]:
         lines += ["", "gave nothing:"]
         lines += [f"  {name}: {reason}" for name, reason in report["refused"].items()]

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from dougong.cli import options, plan_options
+from dougong.cli import options, plan_options, plan_text
 
 
 @click.command("train")
 @click.argument("model")
-@click.option("--chip", "names", multiple=True, help="Chip to try; repeatable. [default: all]")
-@click.option(
-    "--count",
-    "counts",
-    type=click.IntRange(min=1),
-    multiple=True,
-    default=(512,),
-    show_default=True,
-    help="Chips that share the state and the experts; repeatable.",
-)
-@click.option(
-    "--tokens",
-    type=click.IntRange(min=1),
-    default=4096,
-    show_default=True,
-    help="Tokens resident on each chip in one step.",
-)
-@click.option(
-    "--sequence",
-    type=click.IntRange(min=1),
-    default=4096,
-    show_default=True,
-    help="Tokens of one sequence.",
-)
-@plan_options.chip_options
+@plan_options.chips_options
+@plan_options.counts_option("Chips that share the state and the experts; repeatable.", 512)
+@plan_options.tokens_option("--tokens", "4k", "Tokens resident on each chip in one step.")
+@plan_options.tokens_option("--sequence", "4k", "Tokens of one sequence.")
 @options.json_option
 def command(as_json: bool, **words: Any) -> None:
     """Compare recomputation (none, tensor, module) and overlap (none, two_stage, waves) in training
@@ -59,13 +37,12 @@ def command(as_json: bool, **words: Any) -> None:
 
 
 def train(
-    model: str, names: tuple[str, ...], counts: tuple[int, ...], tokens: int, sequence: int,
-    settings: tuple[str, ...], what_if: str, chip_file: Path | None,
-) -> dict[str, Any]:  # fmt: skip
+    model: str, counts: tuple[int, ...], tokens: int, sequence: int, **words: Any
+) -> dict[str, Any]:
     """Every pair of policies under the keys of `--json`."""
     from dougong.plan.training_search import fastest, training_front, training_runs
 
-    chips, refused = plan_options.chosen_chips(names, chip_file, settings, what_if)
+    chips, refused = plan_options.take_chips(words)
     config = plan_options.find_model(model)
     runs, lacking = training_runs(config, chips, counts, tokens, sequence)
     best = fastest(runs)
@@ -84,7 +61,7 @@ def describe(report: dict[str, Any]) -> str:
     """All pairs on one machine, the front where there are several; then the choice."""
     machines = {(run["chip"], run["chips"]) for run in report["runs"]}
     shown = report["runs"] if len(machines) == 1 else report["front"]
-    say = plan_options.seconds
+    say = plan_text.seconds
     rows = [["chip", "chips", "recompute", "overlap", "fits", "GB/chip", "activations",
              "most tokens", "step", "link", "shows", "tokens/s/chip"]]  # fmt: skip
     for run in shown:
@@ -108,7 +85,7 @@ def describe(report: dict[str, Any]) -> str:
         f"training {report['model']}: {report['tokens']:,} tokens a chip in sequences of "
         f"{report['sequence']:,}" + ("" if shown is report["runs"] else "; the front")
     ]
-    lines += [plan_options.table(rows)] if shown else []
+    lines += [plan_text.table(rows)] if shown else []
     lines += ["", _choice(report["fastest"])] if report["runs"] else []
     lines += [f"  not computed: {name}: {reason}" for name, reason in report["refused"].items()]
     return "\n".join(lines)

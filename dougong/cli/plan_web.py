@@ -18,13 +18,7 @@ from dougong.cli import options, plan_options
     help="Port on 127.0.0.1; 0 takes a free one.",
 )
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in your browser.")
-@click.option(
-    "--chips",
-    "chip_file",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Your own chips: a CSV file in the layout of accelerators.csv.",
-)
+@plan_options.chip_file_option
 @options.json_option
 def command(port: int, open_browser: bool, chip_file: Path | None, as_json: bool) -> None:
     """Serve the planner's page on this machine until Ctrl-C: sliders for chip, bandwidth, link,

@@ -13,7 +13,9 @@ from dougong.cli import options
 @click.command("train")
 @click.argument("config", metavar="CONFIG")
 @click.option("--folder", default=None, help="Where the run is kept; overrides output.folder.")
-@click.option("--steps", type=click.IntRange(min=1), default=None, help="Overrides schedule.steps.")
+@click.option(
+    "--tokens", type=click.IntRange(min=1), default=None, help="Overrides schedule.tokens."
+)
 @click.option("--show", is_flag=True, help="Print the resolved configuration and stop.")
 @click.option(
     "--threads",
@@ -24,7 +26,7 @@ from dougong.cli import options
 )
 @options.json_option
 def command(
-    config: str, folder: str | None, steps: int | None, show: bool, threads: int, as_json: bool
+    config: str, folder: str | None, tokens: int | None, show: bool, threads: int, as_json: bool
 ) -> None:
     """Train a model. CONFIG is a TOML file or a shipped preset (nano).
 
@@ -42,7 +44,7 @@ def command(
     """
     from dougong.train.config import load_run_config, with_overrides
 
-    run_config = with_overrides(load_run_config(config), folder=folder, steps=steps)
+    run_config = with_overrides(load_run_config(config), folder=folder, tokens=tokens)
     if show:
         options.emit({"config": run_config.to_dict()}, as_json, run_config.to_toml())
         return
@@ -55,12 +57,12 @@ def command(
 
 def _train(run_config: Any) -> dict[str, Any]:
     """Runs the training and writes the model; the keys are those of --json."""
-    from dougong.train.export import export_model
+    from dougong.train.export import export_run
     from dougong.train.loop import train
     from dougong.train.progress import LOG_FILE, read_log
 
     run = train(run_config)
-    model: Path = export_model(run.model, run.tokenizer_folder, run.folder / "model")
+    model: Path = export_run(run)
     loss = read_log(run.folder / LOG_FILE)[-1]["loss"]
     return {
         "config": run_config.to_dict(),

@@ -119,7 +119,7 @@ def _deepseek(element: Element, block: tuple[int, int], scale: Scale, table: str
         name=f"fp{element.bits}_{shape}_{kind.lower()}",
         title=f"FP{element.bits} {element.name}, {block[0]}x{block[1]} {kind}",
         element=element, block=block, scale=scale, top=element.max, table=table,
-        source="arXiv 2412.19437; architecture.md 5.1, 5.2",
+        source="arXiv 2412.19437; DeepSeek-V4 inference code",
     )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ _ALL = (
            tensor_scale=True, top=E2M1.max, table="nvfp4", source="NVIDIA, NVFP4 announcement"),
     # 15 is the top of the range in which HiF8 has three mantissa bits: at 2**15 it would have one.
     Format(name="hif8", title="HiF8, tensor scale", element=HIF8, tensor_scale=True, top=15.0,
-           table="hif8", source="arXiv 2409.16626; hardware.md 2; top: ours"),
+           table="hif8", source="arXiv 2409.16626; top: ours"),
     Format(name="int8_pc", title="INT8 per channel", element=INT8, scale="fp32", top=INT8.max,
            table="int8_pc", source="CANN recipes"),
     Format(name="int8_g128", title="INT8, groups of 128", element=INT8, block=(1, 128),

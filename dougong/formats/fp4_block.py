@@ -1,7 +1,7 @@
 """FP4 in blocks: E2M1 elements packed two to a byte, one UE8M0 scale for 32 of a row, as stored.
 
 The format of V4's routed experts. The low nibble is the even element.
-Source: architecture.md 5.1.  Dims: O rows, I columns, H = I/2 bytes, G = I/32 scales.
+Source: DeepSeek-V4's released files.  Dims: O rows, I columns, H = I/2 bytes, G = I/32 scales.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """FP8 in blocks: E4M3 elements, one scale for each 128x128 tile of a matrix, as files store it.
 
 The format of V4's attention and shared-expert linears (scales UE8M0) and of V3's (scales float32).
-Source: architecture.md 5.1.  Dims: O rows, I columns, P = ceil(O/128), Q = ceil(I/128).
+Source: DeepSeek-V4's released files.  Dims: O rows, I columns, P = ceil(O/128), Q = ceil(I/128).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ two, 001 one, 0001 none. The exponent is sign and magnitude with the magnitude's
 out; what remains is mantissa: 3 bits for |exponent| <= 3, 2 up to 7, 1 up to 15. Dot 0000 is
 denormal: 2**(M - 23) for the three bits M = 1 to 7, zero for M = 0, NaN if that is negative.
 0x6f is infinity, so the largest number is 2**15; there is one zero.
-Source: hardware.md 2; arXiv 2409.16626 (rounding: half away from zero).
+Source: arXiv 2409.16626 (rounding: half away from zero).
 """
 
 from __future__ import annotations

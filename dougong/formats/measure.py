@@ -13,7 +13,7 @@ from dougong.formats.format import FP4, FP8
 
 # FP4 blocks of 32 fold into one 128x128 FP8 tile without loss if the tile's largest scale is at
 # most this many times its smallest: with the FP8 scale max / 2**6, 6 * 2**6 = 384 stays below 448
-# and 0.5 * 2**(6 - 11) = 2**-6 is E4M3's smallest normal number. Source: infrastructure.md 3.
+# and 0.5 * 2**(6 - 11) = 2**-6 is E4M3's smallest normal number. Source: arXiv 2606.19348.
 LOSSLESS_RATIO = 2.0**11
 _FP4_BLOCK = FP4.block[1]
 

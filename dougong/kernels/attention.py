@@ -7,11 +7,13 @@ Source: architecture specification 2.2, 2.4, 2.7.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from dougong.kernels.dtypes import wide, widen
-from dougong.kernels.index import request_entries, visible_entries
+from dougong.kernels.index import each_request, visible_entries
 from dougong.kernels.paged import Entries, Place, Span, Spans
 from dougong.kernels.rotary import rotate
 
@@ -36,7 +38,7 @@ def attention(
 
     Args:
         q_THC: queries, normed and rotated.  kv_TC: the same tokens' window entries.
-        entries: compressed entries from each sequence's beginning; None without compression.
+        entries: compressed entries from each request's beginning; None without compression.
         selected_TK: indices into them per query, -1 for none; None: every visible entry counts.
         sink_H: logit per head that enlarges the denominator and carries no value.
         ring: where earlier tokens' window entries are; None if no span has a memory.
@@ -44,25 +46,18 @@ def attention(
     lengths = spans.lengths
     # split, not slices: its backward joins the gradients once, not once per request
     parts = zip(q_THC.split(lengths), kv_TC.split(lengths), rotation_TP.split(lengths), strict=True)
-    chosen = [None] * len(lengths) if selected_TK is None else selected_TK.split(lengths)
-    outputs = []
+    none: Sequence[Tensor | None] = [None] * len(lengths)
+    dense = none if entries is None else each_request(entries, spans, ratio, kv_TC.dtype)
+    chosen = none if selected_TK is None else selected_TK.split(lengths)
+    outputs = [q_THC[:0]]
     for i, (span, (q_NHC, kv_NC, rotation_NP)) in enumerate(zip(spans, parts, strict=True)):
         recent_WC = _recent(kv_NC, span, ring, window)
-        entries_MC = None if entries is None else request_entries(entries, i, span, ratio, kv_NC)
         out_NHC = _attend_request(
-            q_NHC, recent_WC, entries_MC, chosen[i], sink_H,
+            q_NHC, recent_WC, dense[i], chosen[i], sink_H,
             start=span.start, window=window, ratio=ratio,
         )  # fmt: skip
         outputs.append(rotate(out_NHC, rotation_NP, inverse=True))
-    return torch.cat(outputs) if outputs else q_THC
-
-
-def remember(kv_TC: Tensor, spans: Spans, ring: Place) -> None:
-    """Puts each request's newest window entries into its ring."""
-    for span, kv_NC in zip(spans, kv_TC.split(spans.lengths), strict=True):
-        assert span.memory is not None
-        newest = kv_NC[-ring.count :]
-        span.memory.write_ring(ring, span.end - newest.shape[0], ring.format.pack(newest))
+    return torch.cat(outputs)
 
 
 def _recent(kv_NC: Tensor, span: Span, ring: Place | None, window: int) -> Tensor:

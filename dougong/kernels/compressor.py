@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dougong.kernels.dtypes import widen
 from dougong.kernels.norm import rms_norm
 from dougong.kernels.paged import Place, Span, Spans
 from dougong.kernels.rotary import rotate
@@ -33,7 +34,7 @@ def compress(
     dtype: torch.dtype,
     rounded: bool,
     index: bool,
-) -> list[Tensor]:
+) -> Tensor | None:
     """One compressor step: turns every block that these tokens complete into an entry.
 
     Args:
@@ -42,27 +43,34 @@ def compress(
         ring: pending tokens, value and score side by side; read, and the new ones written.
         place: where the entries go. Without memory (both None) they are returned instead.
         rounded, index: see `finish_entry`.
-    Returns: each request's entries [B, D] in `dtype`; nothing where they went to `place`.
+    Returns: the entries [E, D] in `dtype`, request by request; None where they went to `place`.
     """
     ratio = ape_MX.shape[0]
     score_TX = score_TX + ape_MX[spans.positions_T % ratio]
     tokens_TX = torch.cat([value_TX, score_TX], -1)
-    counts = [span.end // ratio - span.start // ratio for span in spans]
-    dense = []
-    turns = zip(tokens_TX.split(spans.lengths), rotation_EP.split(counts), strict=True)
-    for span, (tokens_NX, rotation_BP) in zip(spans, turns, strict=True):
-        pooled_BD = _pool_request(tokens_NX, span, ring, ratio, weight_D.shape[0])
-        entry_BD = finish_entry(
-            pooled_BD, weight_D, rotation_BP, eps, dtype=dtype, rounded=rounded, index=index
-        )
-        if span.memory is None or ring is None or place is None:
-            dense.append(entry_BD)
-            continue
-        first, known = span.start // ratio, max(span.frozen // ratio - span.start // ratio, 0)
+    parts = zip(spans, tokens_TX.split(spans.lengths), strict=True)
+    pooled = [_pool_request(x_NX, span, ring, ratio, weight_D.shape[0]) for span, x_NX in parts]
+    entry_ED = finish_entry(
+        torch.cat(pooled), weight_D, rotation_EP, eps, dtype=dtype, rounded=rounded, index=index
+    )
+    if ring is None or place is None:
+        return entry_ED
+    remember(tokens_TX, spans, ring)
+    counts = [len(entries) for entries in pooled]
+    for span, entry_BD in zip(spans, entry_ED.split(counts), strict=True):
+        first = span.start // ratio
+        known = max(span.frozen // ratio - first, 0)
+        assert span.memory is not None
         span.memory.write_entries(place, first + known, entry_BD[known:])
-        newest = tokens_NX[-ring.count :]
-        span.memory.write_ring(ring, span.end - newest.shape[0], ring.format.pack(newest))
-    return dense
+    return None
+
+
+def remember(rows_TX: Tensor, spans: Spans, ring: Place) -> None:
+    """Puts each request's newest rows into its ring."""
+    for span, rows_NX in zip(spans, rows_TX.split(spans.lengths), strict=True):
+        assert span.memory is not None
+        newest = rows_NX[-ring.count :]
+        span.memory.write_ring(ring, span.end - len(newest), ring.format.pack(newest))
 
 
 def pending(position: int, ratio: int) -> int:
@@ -109,13 +117,19 @@ def pool(value_BMX: Tensor, score_BMX: Tensor, *, overlap: bool, first: bool) ->
     return (torch.softmax(score, 1) * value).sum(1)
 
 
-def hadamard(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Sylvester's matrix scaled to be orthonormal; `size` is a power of two."""
-    matrix = torch.ones(1, 1, device=device, dtype=dtype)
-    while matrix.shape[0] < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    scale: float = size**-0.5
-    return matrix * scale
+def hadamard(x: Tensor) -> Tensor:
+    """The last dim, a power of two, times Sylvester's orthonormal matrix.
+
+    By sums and differences of halves, scaled at the end: wide inside, one cast last. The order is
+    part of the definition: what is rounded to FP4 behind it must not differ in its last bits.
+    """
+    wide, half = widen(x), 1
+    while half < x.shape[-1]:
+        low, high = wide.unflatten(-1, (-1, 2, half)).unbind(-2)
+        wide = torch.stack([low + high, low - high], -2).flatten(-3)
+        half *= 2
+    scale: float = x.shape[-1] ** -0.5
+    return (wide * scale).to(x.dtype)
 
 
 def round_index_vector(x: Tensor) -> Tensor:
@@ -123,8 +137,7 @@ def round_index_vector(x: Tensor) -> Tensor:
 
     Rotating queries and keys alike cancels in their products; only the rounding sees it.
     """
-    matrix = hadamard(x.shape[-1], x.device, x.dtype)
-    return round_e2m1(x @ matrix, INDEX_GROUP)
+    return round_e2m1(hadamard(x), INDEX_GROUP)
 
 
 def finish_entry(

@@ -27,8 +27,8 @@ from dougong.kernels.rounding import (
     CACHE_GROUP,
     E2M1_VALUES,
     INDEX_GROUP,
-    e2m1_groups,
-    e4m3_groups,
+    e2m1_codes,
+    e4m3_codes,
 )
 
 Kind = Literal["float64", "float32", "bfloat16", "fp8", "fp4"]
@@ -65,14 +65,12 @@ class EntryFormat:
         if self.kind in _DTYPES:
             return x_NC.to(_DTYPES[self.kind]).contiguous().view(torch.uint8)
         if self.kind == "fp4":
-            code, scale = e2m1_groups(x_NC, INDEX_GROUP)
-            code_NC = code.flatten(1)[:, : self.width].to(torch.uint8)
-            return torch.cat([code_NC[:, ::2] | code_NC[:, 1::2] << 4, _scale_bytes(scale)], 1)
+            code_NC, scale_NG = e2m1_codes(x_NC, INDEX_GROUP)
+            return torch.cat([code_NC[:, ::2] | code_NC[:, 1::2] << 4, _ue8m0(scale_NG)], 1)
         codes = self.width - self.rope
-        code, scale = e4m3_groups(x_NC[:, :codes], CACHE_GROUP)
-        code_NC = code.view(torch.uint8).flatten(1)[:, :codes]
+        code_NC, scale_NG = e4m3_codes(x_NC[:, :codes], CACHE_GROUP)
         rope = x_NC[:, codes:].to(torch.bfloat16).contiguous().view(torch.uint8)
-        whole = torch.cat([code_NC, rope, _scale_bytes(scale)], 1)
+        whole = torch.cat([code_NC.view(torch.uint8), rope, _ue8m0(scale_NG)], 1)
         return F.pad(whole, (0, self.nbytes - whole.shape[1]))
 
     def unpack(self, bytes_NB: Tensor, dtype: torch.dtype) -> Tensor:
@@ -92,9 +90,9 @@ class EntryFormat:
         return torch.cat([_scaled(values_NC, scale_NG, CACHE_GROUP).to(dtype), rope], 1)
 
 
-def _scale_bytes(scale: Tensor) -> Tensor:
-    """UE8M0 codes of powers of two: the exponent bits of float32."""
-    return (scale.flatten(1).view(torch.int32) >> 23).to(torch.uint8)
+def _ue8m0(scale: Tensor) -> Tensor:
+    """The codes of powers of two: their exponent bits."""
+    return (scale.contiguous().view(torch.int32) >> 23).to(torch.uint8)
 
 
 def _scaled(values_NC: Tensor, scale_NG: Tensor, group: int) -> Tensor:

@@ -7,13 +7,15 @@ Source: architecture specification 2.4, 2.5 and trap 8.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dougong.kernels.compressor import round_index_vector
 from dougong.kernels.dtypes import widen
-from dougong.kernels.paged import Entries, Place, Span, Spans
+from dougong.kernels.paged import Entries, Spans
 from dougong.kernels.rotary import rotate
 
 QUERY_BLOCK = 128  # bounds the [N, J, M] intermediate
@@ -70,8 +72,8 @@ def index_select(
     k = min(k, spans.longest // ratio)
     selected = [torch.empty(0, k, dtype=torch.int64, device=q_TJD.device)]
     parts = zip(q_TJD.split(spans.lengths), weight_TJ.split(spans.lengths), strict=True)
-    for i, (span, (q_NJD, weight_NJ)) in enumerate(zip(spans, parts, strict=True)):
-        keys_MD = request_entries(keys, i, span, ratio, q_NJD)
+    all_keys = each_request(keys, spans, ratio, q_TJD.dtype)
+    for span, keys_MD, (q_NJD, weight_NJ) in zip(spans, all_keys, parts, strict=True):
         visible_N = visible_entries(span.start, q_NJD.shape[0], ratio, q_NJD.device)
         blocks = zip(*(x.split(QUERY_BLOCK) for x in (q_NJD, weight_NJ, visible_N)), strict=True)
         for q, weight, visible in blocks:
@@ -80,9 +82,12 @@ def index_select(
     return torch.cat(selected)
 
 
-def request_entries(entries: Entries, i: int, span: Span, ratio: int, like: Tensor) -> Tensor:
-    """Request i's complete compressed entries [M, width], in the dtype of `like`."""
-    if isinstance(entries, Place):
-        assert span.memory is not None
-        return span.memory.entries(entries, span.end // ratio, like.dtype)
-    return entries[i]
+def each_request(
+    entries: Entries, spans: Spans, ratio: int, dtype: torch.dtype
+) -> Sequence[Tensor]:
+    """Every request's complete compressed entries [M, width], floating point."""
+    counts = [span.end // ratio for span in spans]
+    if isinstance(entries, Tensor):
+        return entries.split(counts)
+    parts = zip(spans, counts, strict=True)
+    return [span.memory.entries(entries, n, dtype) for span, n in parts if span.memory is not None]

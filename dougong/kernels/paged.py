@@ -13,7 +13,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -162,8 +163,9 @@ class BlockTable:
         """Takes over the caller's hold on `blocks`."""
         self.pool, self.blocks = pool, list(blocks)
         self._drop = weakref.finalize(self, _drop_all, pool, self.blocks)
-        self._addresses = np.empty(0, np.int64)
-        self._known = 0  # addresses that are up to date
+        self._array = np.empty(0, np.int64)  # the blocks' addresses, of which ...
+        self._known = 0  # ... so many are up to date
+        self._address = 0  # where the array lies
 
     def share(self) -> BlockTable:
         """Another holder of the same blocks."""
@@ -199,18 +201,17 @@ class BlockTable:
                 self._known = min(self._known, i)
         self.blocks += fresh
 
-    @property
-    def addresses(self) -> int:
+    def locate(self) -> int:
         """Where an int64 array of the blocks' addresses lies, until the table changes."""
         if self._known < len(self.blocks):
-            if len(self.blocks) > len(self._addresses):
+            if len(self.blocks) > len(self._array):
                 grown = np.empty(2 * len(self.blocks), np.int64)
-                grown[: self._known] = self._addresses[: self._known]
-                self._addresses = grown
+                grown[: self._known] = self._array[: self._known]
+                self._array, self._address = grown, grown.ctypes.data
             for i in range(self._known, len(self.blocks)):
-                self._addresses[i] = self.pool.bytes(self.blocks[i]).data_ptr()
+                self._array[i] = self.pool.bytes(self.blocks[i]).data_ptr()
             self._known = len(self.blocks)
-        return self._addresses.ctypes.data
+        return self._address
 
 
 def _drop_all(pool: BlockPool, blocks: list[int]) -> None:
@@ -223,6 +224,7 @@ class RequestMemory:
 
     def __init__(self, pool: BlockPool, ring_bytes: int) -> None:
         self.rings = torch.empty(ring_bytes, dtype=torch.uint8, device=pool.device)
+        self.address = self.rings.data_ptr()
         self.table = BlockTable(pool)
 
     def ring(self, place: Place, low: int, high: int) -> Tensor:
@@ -256,7 +258,7 @@ class RequestMemory:
             self.table.pool.bytes(self.table.blocks[i // place.count])[at : at + nbytes] = row
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Span:
     """One request's share of a flat batch: rows low .. high - 1, at positions start, start + 1, ...
 
@@ -283,21 +285,15 @@ class Span:
         return self.start + self.high - self.low
 
 
-@dataclass
 class Spans:
     """The requests of one forward pass, in order and without gaps."""
 
-    spans: list[Span]
-    device: torch.device | str = "cpu"
-    positions_T: Tensor = field(init=False)
-    lengths: list[int] = field(init=False)
-    native: Any = None  # what a backend keeps about them
-
-    def __post_init__(self) -> None:
-        self.lengths = [span.high - span.low for span in self.spans]
-        parts = [torch.arange(span.start, span.end) for span in self.spans]
-        positions = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
-        self.positions_T = positions.to(self.device)
+    def __init__(self, spans: list[Span], device: torch.device | str = "cpu") -> None:
+        self.spans, self.device = spans, device
+        self.lengths = [span.high - span.low for span in spans]
+        self.remembered = bool(spans) and spans[0].memory is not None  # all have, or none
+        self.longest = max((span.end for span in spans), default=0)  # a request's tokens, after
+        self.native: Any = None  # what a backend keeps about them
 
     def __iter__(self) -> Iterator[Span]:
         return iter(self.spans)
@@ -305,15 +301,11 @@ class Spans:
     def __len__(self) -> int:
         return len(self.spans)
 
-    @property
-    def remembered(self) -> bool:
-        """Whether the requests have memories."""
-        return bool(self.spans) and self.spans[0].memory is not None
-
-    @property
-    def longest(self) -> int:
-        """The largest number of tokens that a request has behind this pass."""
-        return max((span.end for span in self.spans), default=0)
+    @cached_property
+    def positions_T(self) -> Tensor:
+        """Every token's position in its request."""
+        positions = [position for span in self.spans for position in range(span.start, span.end)]
+        return torch.tensor(positions, dtype=torch.int64, device=self.device)
 
 
-Entries = Place | list[Tensor]  # paged, or a dense tensor [M, width] for each request
+Entries = Place | Tensor  # in blocks, or dense: those of all requests end to end [M, width]

@@ -21,6 +21,7 @@ from dougong.kernels import norm as _norm
 from dougong.kernels import router as _router
 from dougong.kernels.cpu import OPERATORS as _CPU
 from dougong.kernels.cpu.library import library
+from dougong.kernels.training import OPERATORS as _TRAINING
 
 Operator = Callable[..., Any]
 
@@ -45,8 +46,11 @@ class Operators:
     index_select: Operator
     attention: Operator
     remember: Operator
+    add: Operator
+    lookup: Operator
     grouped_projection: Operator
     logits: Operator
+    cross_entropy: Operator
 
 
 REFERENCE = Operators(
@@ -65,13 +69,20 @@ REFERENCE = Operators(
     compress=_compressor.compress,
     index_select=_index.index_select,
     attention=_attention.attention,
-    remember=_attention.remember,
+    remember=_compressor.remember,
+    add=_experts.add,
+    lookup=_router.lookup,
     grouped_projection=_linear.grouped_projection,
     logits=_linear.wide_linear,
+    cross_entropy=_linear.cross_entropy,
 )
 
 # Backends other than the reference: operator name -> implementation.
-BACKENDS: dict[str, dict[str, Operator]] = {"reference": {}, "cpu": _CPU}
+BACKENDS: dict[str, dict[str, Operator]] = {
+    "reference": {},
+    "cpu": _CPU,
+    "training": _TRAINING,
+}
 
 
 def operators(backend: str = "reference", *, fallback: bool = True) -> Operators:
@@ -83,7 +94,7 @@ def operators(backend: str = "reference", *, fallback: bool = True) -> Operators
     if backend not in BACKENDS:
         known = ", ".join(sorted(BACKENDS))
         raise BackendError(f"backend: '{backend}' does not exist here; choose one of: {known}")
-    if backend == "cpu":
+    if backend != "reference":
         library()
     native = BACKENDS[backend]
     missing = [name for name in operator_names() if name not in native]

@@ -20,10 +20,8 @@ LINEAR_GROUP = 128  # channels per scale: activations in front of an FP8 or FP4 
 CACHE_GROUP = 64  # non-RoPE channels of window and compressed entries
 INDEX_GROUP = 32  # the indexer's queries and keys
 
-# Magnitudes halfway between neighbours of 0, 0.5, 1, 1.5, 2, 3, 4, 6: the bounds of the codes.
-_E2M1_BOUNDS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
-_E2M1_MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-E2M1_VALUES = (*_E2M1_MAGNITUDES, *(-value for value in _E2M1_MAGNITUDES))  # of codes 0 .. 15
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+E2M1_VALUES = (*_E2M1, *(-value for value in _E2M1))  # of codes 0 .. 15
 
 
 def pow2_ceil(x: Tensor) -> Tensor:
@@ -46,45 +44,67 @@ def _straight_through(x: Tensor, rounded: Tensor) -> Tensor:
     return x + (rounded - x).detach() if x.requires_grad else rounded
 
 
-def e4m3_groups(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """Codes (float8_e4m3fn [..., groups, group]) and scales [..., groups, 1] of the last dim.
+def _nearest(x_G: Tensor, smallest_normal: Tensor, mantissa_bits: int) -> Tensor:
+    """float32 `x_G` at the nearest value of a format with this mantissa, ties to even.
 
-    scale = pow2_ceil(max(|x|, 1e-4) / 448); code = e4m3(x / scale), nearest even.
+    Neighbours lie a power of two apart that follows from |x|'s own exponent, and below the smallest
+    normal number from that one's. No value may exceed the format's largest.
+    """
+    exponent = x_G.abs().maximum(smallest_normal).view(torch.int32) & 0x7F800000
+    spacing = exponent.view(torch.float32) * 2.0**-mantissa_bits
+    return (x_G / spacing).round_().mul_(spacing)
+
+
+def round_e4m3(x: Tensor, group: int) -> Tensor:
+    """Rounds the last dim to FP8 E4M3 with one power-of-two scale per `group` channels.
+
+    scale = pow2_ceil(max(|x|, 1e-4) / 448); value = e4m3(x / scale) * scale, nearest even.
     """
     x_G = _grouped(x.detach().float(), group)
+    rounded = _nearest(x_G, _e4m3_scale(x_G) * 2.0**-6, mantissa_bits=3)
+    return _straight_through(x, rounded.flatten(-2)[..., : x.shape[-1]])
+
+
+def _e4m3_scale(x_G: Tensor) -> Tensor:
     amax = x_G.abs().amax(-1, keepdim=True).clamp_min(E4M3_AMAX_MIN)
-    scale = pow2_ceil(amax * (1.0 / E4M3_MAX))
-    return (x_G / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn), scale
+    return pow2_ceil(amax * (1.0 / E4M3_MAX))
 
 
-def e2m1_groups(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """Codes (int64 0 .. 15 [..., groups, group]) and scales [..., groups, 1] of the last dim.
+def e4m3_codes(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """FP8 codes (float8_e4m3fn) of the last dim of `x`, and their groups' scales [..., groups]."""
+    x_G = _grouped(x.float(), group)
+    scale = _e4m3_scale(x_G)
+    codes = (x_G / scale).to(torch.float8_e4m3fn).flatten(-2)[..., : x.shape[-1]]
+    return codes, scale.squeeze(-1)
+
+
+def _e2m1_scale(x_G: Tensor) -> Tensor:
+    amax = x_G.abs().amax(-1, keepdim=True).clamp_min(E2M1_AMAX_MIN)
+    return pow2_ceil(amax * (1.0 / E2M1_MAX))
+
+
+def e2m1_scale(x: Tensor, group: int) -> Tensor:
+    """The FP4 scales of `round_e2m1`: [..., ceil(n / group), 1]."""
+    return _e2m1_scale(_grouped(x.detach().float(), group))
+
+
+def round_e2m1(x: Tensor, group: int) -> Tensor:
+    """Rounds the last dim to FP4 E2M1 with one power-of-two scale per `group` channels.
 
     scale = pow2_ceil(max(|x|, 6 * 2^-126) / 6); ties go to the even code.
     """
     x_G = _grouped(x.detach().float(), group)
-    amax = x_G.abs().amax(-1, keepdim=True).clamp_min(E2M1_AMAX_MIN)
-    scale = pow2_ceil(amax * (1.0 / E2M1_MAX))
-    value = (x_G / scale).clamp(-E2M1_MAX, E2M1_MAX)
-    bounds = torch.tensor(_E2M1_BOUNDS, device=x.device)
-    below = torch.bucketize(value.abs(), bounds)  # a tie goes to the lower code ...
-    above = torch.bucketize(value.abs(), bounds, right=True)  # ... or to the upper one
-    return torch.where(below % 2 == 0, below, above) + 8 * value.signbit(), scale
+    rounded = _nearest(x_G, _e2m1_scale(x_G), mantissa_bits=1)
+    return _straight_through(x, rounded.flatten(-2)[..., : x.shape[-1]])
 
 
-def round_e4m3(x: Tensor, group: int) -> Tensor:
-    """Rounds the last dim to FP8 E4M3 with one power-of-two scale per `group` channels."""
-    code, scale = e4m3_groups(x, group)
-    rounded = (code.float() * scale).flatten(-2)[..., : x.shape[-1]]
-    return _straight_through(x, rounded)
-
-
-def round_e2m1(x: Tensor, group: int) -> Tensor:
-    """Rounds the last dim to FP4 E2M1 with one power-of-two scale per `group` channels."""
-    code, scale = e2m1_groups(x, group)
-    values = torch.tensor(E2M1_VALUES, device=x.device)
-    rounded = (values[code] * scale).flatten(-2)[..., : x.shape[-1]]
-    return _straight_through(x, rounded)
+def e2m1_codes(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """FP4 codes 0 .. 15 (uint8) of the last dim of `x`, and their groups' scales [..., groups]."""
+    x_G = _grouped(round_e2m1(x, group).float(), group)
+    scale = _e2m1_scale(x_G)
+    magnitudes = torch.tensor(E2M1_VALUES[:8], device=x.device)
+    codes = torch.bucketize((x_G / scale).abs(), magnitudes) + 8 * x_G.signbit()
+    return codes.to(torch.uint8).flatten(-2)[..., : x.shape[-1]], scale.squeeze(-1)
 
 
 def round_cache_entry(entry: Tensor, rope_dim: int) -> Tensor:

@@ -29,6 +29,7 @@ class Attention(nn.Module):
 
     def __init__(self, build: Build, config: V4Config, places: LayerPlaces) -> None:
         super().__init__()
+        self.dense = False  # every visible entry counts, whatever the indexer says (training)
         self.build, self.config, self.places = build, config, places
         self.ratio = 0 if places.compressor is None else places.compressor.ratio
         hidden, heads, head_dim = config.hidden_size, config.num_attention_heads, config.head_dim
@@ -69,7 +70,7 @@ class Attention(nn.Module):
         entries = selected_TK = None
         if self.compressor is not None:
             entries = self.compressor(x_TD, batch, self.freqs_P)
-        if self.indexer is not None:
+        if self.indexer is not None and not self.dense:
             selected_TK = self.indexer(latent_TL, x_TD, batch, self.freqs_P)
         ring = self.places.window if spans.remembered else None
         o_THC = ops.attention(

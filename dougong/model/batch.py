@@ -22,7 +22,7 @@ class Batch:
 
     ids_T: Tensor
     spans: Spans
-    _rotations: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    turned: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # by table and ratio
 
     @classmethod
     def flatten(cls, ids_T: Tensor, lengths: Sequence[int], starts: Sequence[int]) -> Batch:
@@ -59,21 +59,25 @@ class Batch:
     def rotations(self, freqs_P: Tensor) -> Tensor:
         """RoPE rotations [T, P] of all tokens for one frequency table."""
         key = freqs_P.data_ptr(), 0
-        if key not in self._rotations:
-            self._rotations[key] = rotations(freqs_P, self.positions_T)
-        return self._rotations[key]
+        if key not in self.turned:
+            self.turned[key] = rotations(freqs_P, self.positions_T)
+        return self.turned[key]
 
     def entry_rotations(self, freqs_P: Tensor, ratio: int) -> Tensor:
-        """Those of the entries [E, P] that these tokens complete, at each block's first position.
-
-        Trap 5: position i * ratio, not i, and not the block's end.
-        """
+        """Those of the entries [E, P] that these tokens complete, request by request."""
         key = freqs_P.data_ptr(), ratio
-        if key not in self._rotations:
-            ends_T = self.positions_T + 1
-            firsts_E = ends_T[ends_T % ratio == 0] - ratio
-            self._rotations[key] = rotations(freqs_P, firsts_E)
-        return self._rotations[key]
+        if key not in self.turned:
+            positions = torch.tensor(self.entry_positions(ratio), dtype=torch.int64)
+            self.turned[key] = rotations(freqs_P, positions.to(freqs_P.device))
+        return self.turned[key]
+
+    def entry_positions(self, ratio: int) -> list[int]:
+        """The first positions of the blocks of `ratio` tokens that these tokens complete (trap 5)."""
+        return [
+            position
+            for span in self.spans
+            for position in range(span.start // ratio * ratio, span.end - ratio + 1, ratio)
+        ]
 
 
 def check_tokens(

@@ -39,9 +39,9 @@ class Compressor(nn.Module):
         self.norm = RMSNorm(build, width, config.rms_norm_eps)
 
     def forward(self, x_TD: Tensor, batch: Batch, freqs_P: Tensor) -> Entries:
-        """All entries of each request behind these tokens: where they are, or dense tensors."""
+        """All entries behind these tokens: where they are, or a dense tensor [E, width]."""
         places = self.places if batch.spans.remembered else None
-        dense: list[Tensor] = self.build.ops.compress(
+        dense: Tensor = self.build.ops.compress(
             self.wkv(x_TD),
             self.wgate(x_TD),
             self.ape,
@@ -55,4 +55,4 @@ class Compressor(nn.Module):
             rounded=self.build.rounded,
             index=self.index,
         )
-        return dense if places is None else places.entries
+        return places.entries if places else dense

@@ -6,11 +6,11 @@ M entries of a request, K selected entries, P rope pairs.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from dougong.config import V4Config
 from dougong.kernels.index import index_scores
-from dougong.kernels.paged import Entries
 from dougong.model.batch import Batch
 from dougong.model.compressor import Compressor
 from dougong.model.layers import Build, Linear
@@ -44,6 +44,7 @@ class Indexer(nn.Module):
         """Differentiable scores [N, M] of all entries, visible or not."""
         return index_scores(q_NJD, weight_NJ * self.scale, keys_MD)
 
+    @torch.no_grad()
     def forward(
         self, latent_TL: Tensor, x_TD: Tensor, batch: Batch, freqs_P: Tensor
     ) -> Tensor | None:
@@ -58,13 +59,7 @@ class Indexer(nn.Module):
         if not cuts:
             return None
         q_TJD, weight_TJ = self.queries(latent_TL, x_TD, batch.rotations(freqs_P))
-        return self.select(q_TJD, weight_TJ, batch, keys)
-
-    def select(self, q_TJD: Tensor, weight_TJ: Tensor, batch: Batch, keys: Entries) -> Tensor:
-        """The best `top_k` of each query's visible entries."""
-        if isinstance(keys, list):
-            keys = [keys_MD.detach() for keys_MD in keys]
         selected_TK: Tensor = self.build.ops.index_select(
-            q_TJD.detach(), weight_TJ.detach(), batch.spans, keys, ratio=self.ratio, k=self.top_k
+            q_TJD, weight_TJ, batch.spans, keys, ratio=self.ratio, k=self.top_k
         )
         return selected_TK

@@ -15,13 +15,13 @@ from dougong.kernels.stored import StoredMatrix
 Weight = nn.Parameter | StoredMatrix  # dense and trainable, or as the checkpoint stores it
 
 
-@dataclass(frozen=True)
+@dataclass
 class Build:
-    """What every module needs to know besides the configuration.
+    """What every module needs to know besides the configuration: one object for a whole model.
 
     `rounded`: add the release's run-time rounding of caches and index vectors
     (`rounding="release"`); `rounded_inputs`: and of what enters an FP8 or FP4 matrix, which only a
-    quantized checkpoint has.
+    quantized checkpoint has. Training for such a checkpoint turns both on and off.
     """
 
     ops: Operators
@@ -60,12 +60,13 @@ class Linear(nn.Module):
 
     def __init__(self, build: Build, size_in: int, size_out: int, *, quantized: bool) -> None:
         super().__init__()
-        self.ops, self.rounded = build.ops, build.rounded_inputs and quantized
+        self.build, self.ops, self.quantized = build, build.ops, quantized
         self.weight: Weight = parameter(size_out, size_in, dtype=build.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """x @ weight^T over the last dim."""
-        y: Tensor = self.ops.linear(x, self.weight, rounded=self.rounded)
+        rounded = self.quantized and self.build.rounded_inputs
+        y: Tensor = self.ops.linear(x, self.weight, rounded=rounded)
         return y
 
 

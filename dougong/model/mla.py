@@ -129,7 +129,7 @@ class TokenIndexer(nn.Module):
             self._rotate(q_NJI, rotation_NF).detach(),
             self.weights_proj(x_ND).detach() * scale,
             Spans([span], x_ND.device),
-            [keys_SI.detach()],
+            keys_SI.detach(),
             ratio=1,  # one key per token
             k=self.top_k,
         )

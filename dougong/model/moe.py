@@ -32,7 +32,7 @@ class Router(nn.Module):
 
     def forward(self, x_TD: Tensor, ids_T: Tensor) -> tuple[Tensor, Tensor]:
         """(weights_TK wide, experts_TK int64)."""
-        hashed_TK = None if self.tid2eid is None else self.tid2eid[ids_T]
+        hashed_TK = None if self.tid2eid is None else self.ops.lookup(self.tid2eid, ids_T)
         weights_TK, experts_TK = self.ops.router(
             x_TD, self.weight, self.bias, hashed_TK, top_k=self.top_k, route_scale=self.route_scale
         )
@@ -95,6 +95,7 @@ class MoE(nn.Module):
 
     def __init__(self, build: Build, config: V4Config, *, hashed: bool) -> None:
         super().__init__()
+        self.ops = build.ops
         self.gate = Router(build, config, hashed=hashed)
         self.experts = RoutedExperts(build, config)
         self.shared_experts = SharedExpert(build, config)
@@ -104,4 +105,5 @@ class MoE(nn.Module):
         weights_TK, experts_TK = self.gate(x_TD, ids_T)
         routed_TD: Tensor = self.experts(x_TD, weights_TK, experts_TK)
         shared_TD: Tensor = self.shared_experts(x_TD)
-        return (routed_TD + shared_TD).to(x_TD.dtype)
+        y_TD: Tensor = self.ops.add(routed_TD, shared_TD, x_TD.dtype)
+        return y_TD

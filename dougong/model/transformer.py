@@ -20,6 +20,7 @@ from dougong.kernels.paged import BlockPool
 from dougong.kernels.registry import operators
 from dougong.model.attention import Attention
 from dougong.model.batch import Batch, check_tokens
+from dougong.model.decode import RecordedSteps
 from dougong.model.hyper_connection import HyperConnection, HyperHead
 from dougong.model.layers import Build, Embedding, Linear, RMSNorm, WideLinear
 from dougong.model.layout import LayerPlaces, StateLayout
@@ -27,6 +28,7 @@ from dougong.model.moe import MoE
 from dougong.model.state import RequestState
 
 ROUNDINGS = ("none", "release")
+BACKEND_DTYPES = {"cpu": (torch.float32, torch.bfloat16), "training": (torch.float32,)}
 
 
 class Block(nn.Module):
@@ -76,6 +78,10 @@ class MTPBlock(Block):
         return e_T1D + h_TSD
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 class Transformer(nn.Module):
     """DeepSeek-V4: token ids to streams to logits, with or without request states.
 
@@ -101,13 +107,15 @@ class Transformer(nn.Module):
             raise ConfigError(f"rounding: '{rounding}' is unknown; choose {' or '.join(ROUNDINGS)}")
         if dtype not in (torch.float64, torch.float32, torch.bfloat16):
             raise ConfigError(f"dtype: {dtype} is not supported; use float64, float32 or bfloat16")
-        if backend == "cpu" and dtype == torch.float64:
+        if dtype not in BACKEND_DTYPES.get(backend, (dtype,)):
+            known = " or ".join(map(_name, BACKEND_DTYPES[backend]))
             raise BackendError(
-                "backend cpu computes in float32 or bfloat16; use the reference for float64"
+                f"backend {backend} computes in {known}; use the reference for {_name(dtype)}"
             )
         ops, rounded = operators(backend, fallback=fallback), rounding == "release"
         build = Build(ops, dtype, rounded, rounded and config.quantized)
         self.config, self.build = config, build
+        self._steps: RecordedSteps | None = None  # once they are needed
         self.records_steps = False  # set by the loader, where weights never move
         self.embed = Embedding(build, config.vocab_size, config.hidden_size)
         self.layout = StateLayout(config, dtype, rounded=rounded)
@@ -128,6 +136,12 @@ class Transformer(nn.Module):
             if isinstance(module, Attention):  # layers that compress share one, the others another
                 module.reset_tables()
                 module.freqs_P = tables.setdefault(module.ratio > 0, module.freqs_P)
+
+    def set_dense_attention(self, dense: bool) -> None:
+        """Whether CSA layers attend to every visible entry instead of the selected ones."""
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.dense = dense
 
     @property
     def device(self) -> torch.device:
@@ -158,17 +172,31 @@ class Transformer(nn.Module):
         for state, length in zip(states or [], lengths, strict=False):
             state.reserve(length)
         batch = Batch.of(ids_T, lengths, states)
-        embedded_TD: Tensor = self.embed(ids_T)
-        streams_TSD = embedded_TD[:, None].repeat(1, self.config.hc_mult, 1)
-        for layer in self.layers:
-            streams_TSD = layer(streams_TSD, batch)
+        streams_TSD = self._layers(batch)
         for state, length in zip(states or [], lengths, strict=False):
             state.advance(length)
         return streams_TSD
 
+    def _layers(self, batch: Batch) -> Tensor:
+        embedded_TD: Tensor = self.embed(batch.ids_T)
+        if self.records_steps and batch.spans.remembered:
+            self._steps = self._steps or RecordedSteps(self)
+            recorded_TSD = self._steps.run(batch, embedded_TD)
+            if recorded_TSD is not None:
+                return recorded_TSD
+        streams_TSD = embedded_TD[:, None].repeat(1, self.config.hc_mult, 1)
+        for layer in self.layers:
+            streams_TSD = layer(streams_TSD, batch)
+        return streams_TSD
+
     def logits(self, streams_TSD: Tensor) -> Tensor:
         """Next-token scores [T, V] in the wide dtype."""
-        return self._head(self.norm(self.hc_head(streams_TSD)))
+        return self._head(self.logit_input(streams_TSD))
+
+    def logit_input(self, streams_TSD: Tensor) -> Tensor:
+        """What the head multiplies [T, D]: the streams collapsed and normalized."""
+        x_TD: Tensor = self.norm(self.hc_head(streams_TSD))
+        return x_TD
 
     def mtp_streams(
         self,
@@ -199,9 +227,14 @@ class Transformer(nn.Module):
 
     def mtp_logits(self, streams_TSD: Tensor, block: int = 0) -> Tensor:
         """Scores of the token after next [T, V], from `mtp_streams`."""
+        return self._head(self.mtp_logit_input(streams_TSD, block))
+
+    def mtp_logit_input(self, streams_TSD: Tensor, block: int = 0) -> Tensor:
+        """`logit_input` of an MTP block's streams."""
         mtp = self.mtp[block]
         assert isinstance(mtp, MTPBlock)
-        return self._head(mtp.norm(mtp.hc_head(streams_TSD)))
+        x_TD: Tensor = mtp.norm(mtp.hc_head(streams_TSD))
+        return x_TD
 
     def _head(self, x_TD: Tensor) -> Tensor:
         scores_TV: Tensor = self.build.ops.logits(x_TD, self.head.weight)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from dougong.config import PRESETS as PRESET_NAMES
 from dougong.config import load_config
 from dougong.errors import DougongError, InputError
 from dougong.plan.chips import Chip, find_chip
@@ -39,7 +40,7 @@ OTHER_MODELS = ("deepseek-v4.1", "deepseek-r1-distill")
 # CANN's recipes: offline, forced expert balance, streams side by side but no fused MoE kernel.
 BALANCED_SOURCE = "cann-recipes"
 
-# SGLang's recipe for V4 is EAGLE 3/1/4 (infrastructure.md 6): its rows do not repeat that.
+# SGLang's recipe for V4 is EAGLE 3/1/4 (its V4 cookbook): its rows do not repeat that.
 SGLANG_V4_SOURCE, SGLANG_V4_DRAFTS = "sglang v4", 3
 
 
@@ -82,8 +83,10 @@ def preset(name: str) -> ModelConfig:
 
 
 def model_of(name: str) -> ModelConfig | None:
-    """The configuration behind a published model name, or None for a model we do not have."""
+    """The configuration behind a published name or a preset's, or None for other models."""
     key = re.sub(r"[\s_]+", "-", name.strip().lower()).rpartition("/")[2]
+    if key in PRESET_NAMES:
+        return preset(key)
     if key.startswith(OTHER_MODELS):
         return None
     return next((preset(known) for word, known in MODEL_PRESETS if key.startswith(word)), None)
@@ -91,7 +94,7 @@ def model_of(name: str) -> ModelConfig | None:
 
 def chip_of(row: Row, chips: Mapping[str, Chip], unit: A3Unit) -> Chip | None:
     """The row's chip. On 910C, CANN's tables count dies and everybody else's packages; `unit`
-    overrides that (hardware.md 1, point 5)."""
+    overrides that."""
     name = row["hardware"].strip()
     try:
         chip = chips.get(name) or find_chip(chips, name)
@@ -128,7 +131,10 @@ def read_case(
 def _case(index: int, label: str, row: Row, chip: Chip | None, assume_drafts: int | None) -> Case:
     config = model_of(row["model"])
     if config is None:
-        raise InputError(f"model {row['model']!r} is not one we have a configuration for")
+        raise InputError(
+            f"model {row['model']!r} is not one we have a configuration for; write a published "
+            f"name such as DeepSeek-V4-Flash, or a preset: {', '.join(PRESET_NAMES)}"
+        )
     if chip is None:
         raise InputError(f"hardware {row['hardware']!r} is not in accelerators.csv")
     if not row["phase"].strip().lower().startswith("decode"):

@@ -49,7 +49,7 @@ OTHER_SIGMA = 0.40
 HUBER = 1.5
 Z90 = 1.645
 # Day-0 software against the optimised one: the same operating point gained 23 % in throughput
-# (hardware.md 3), where compute is about two thirds of the step; small batches gained about 5 %.
+# (CANN's recipes), where compute is about two thirds of the step; small batches gained about 5 %.
 IMMATURE_COMPUTE = 1.35
 IMMATURE_LATENCY = 1.05
 # Scatter between software stacks on one chip. Every row of a class narrows it by one observation:

@@ -144,7 +144,7 @@ def _die_of(chip: Chip) -> Chip:
         tdp=half(chip.tdp),
         rental=half(chip.rental),
         price=half(chip.price),
-        notes="CANN's A3 tables count dies: two to a package (hardware.md 1, point 5)",
+        notes="CANN's A3 tables count dies: two to a package",
     )
 
 

@@ -16,7 +16,7 @@ def usd_per_mtoken(
 ) -> float:
     """US dollars per million tokens: price per hour / tokens per hour.
 
-    Source: hardware.md 9's worked example (0.8 USD/h, 5,831 tokens/s: 0.038 USD).
+    Formula only; for example 0.8 USD/h and 5,831 tokens/s are 0.038 USD.
     """
     if not 0 < utilisation <= 1:
         raise InputError(f"utilisation is {utilisation}; a share above 0 and up to 1 is wanted")

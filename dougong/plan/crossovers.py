@@ -20,7 +20,7 @@ def waves_to_win(x: float) -> float:
         1/2 < x <= 1:  3x / (2x - 1)        1 < x < 2:  3x / (2 - x)
 
     Infinite elsewhere: up to 1/2 the two-stage scheme already hides everything, from 2 on it is
-    bound by the link alone.  Source: infrastructure.md 1.4, both times set equal and solved for W.
+    bound by the link alone.  Source: overlap.py, both times set equal and solved for W.
     """
     if 0.5 < x <= 1:
         return 3 * x / (2 * x - 1)
@@ -44,7 +44,7 @@ def recompute_flops_per_byte(config: ModelConfig, sequence_len: int = 4096) -> f
 
         one forward pass / (layers x (bytes kept without - bytes kept with checkpointing))
 
-    Source: infrastructure.md 1.7; tensor-level checkpointing repeats no GEMM.
+    Source: training.py; tensor-level checkpointing repeats no GEMM.
     """
     freed = activation_bytes(config, "none") - activation_bytes(config, "module")
     return forward_flops(config, sequence_len) / (config.num_hidden_layers * freed)

@@ -5,7 +5,7 @@ Two conventions, never to be mixed:
 * FP8-equivalent: a BF16 or FP32 operation counts 2, FP8 1, FP4 0.5. Routed FP4 weights count at
   the FP8 rate, since hardware gives FP4 x FP8 no gain. This is the weighting that reproduces the
   report's 27 % (Pro) and 10 % (Flash) of V3.2 at 1M context.
-Source: architecture.md 9.2.
+Source: arXiv 2606.19348.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def attention_macs(config: ModelConfig, context_len: int) -> int:
 def linear_rate(config: ModelConfig, weight: Weight) -> int:
     """How many FP8-equivalents one operation on this weight counts.
 
-    V3.2's router is counted at 1: architecture.md 9.2 does so; as BF16 it would add 0.2 GF (0.02 %
+    V3.2's router is counted at 1, as the ratios want; as BF16 it would add 0.2 GF (0.02 %
     of the total at 1M). V4's router counts 2, as stated there.
     """
     if isinstance(config, V3Config):
@@ -78,7 +78,7 @@ def decode_flops_fp8_equivalent(config: ModelConfig, context_len: int) -> TokenF
         index     = n_csa * 64*128 * 2 * N/4 * 0.5        (V3.2: 61 * 64*128 * 2 * N * 1)
         attention = sum over layers of H * (512+512) * keys * 2 * 2
 
-    Source: architecture.md 9.2; the formats are the release's whatever the config is stored in.
+    Source: arXiv 2606.19348; the formats are the release's whatever the config is stored in.
     """
     linear = sum(
         2 * weight.active_parameters * linear_rate(config, weight)

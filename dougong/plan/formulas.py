@@ -53,9 +53,10 @@ __all__ = [
 ]
 
 MILLION_TOKENS = 1 << 20
-_PARAMETERS = "architecture.md 6.3: sum of rows x columns"
-_CACHE = "architecture.md 9.1"
-_FLOPS = "architecture.md 9.2"
+_PARAMETERS = "sum of rows x columns of the published tensors (arXiv 2606.19348: 284B and 1.6T)"
+_FILES = "model.safetensors.index.json of deepseek-ai/DeepSeek-V4-Flash and -Pro"
+_CACHE = "entries as in FlashMLA and vLLM (arXiv 2606.19348: 7 % and 10 % of V3.2); docs/planner.md"
+_FLOPS = "weighting of arXiv 2606.19348 (10 % and 27 % of V3.2 at 1M tokens); docs/planner.md"
 
 
 def _figure(value: float, unit: str, formula: str, source: str) -> Quantity:
@@ -80,7 +81,7 @@ def model_figures(config: ModelConfig, context_len: int = MILLION_TOKENS) -> dic
             _PARAMETERS,
         ),
         "checkpoint_bytes": _figure(
-            checkpoint_bytes(config), "B", "stored formats with scales", "architecture.md 5.1, 6.1"
+            checkpoint_bytes(config), "B", "stored formats with scales", _FILES
         ),
         "kv_bytes_per_token": _figure(kv_bytes_per_token(config), "B/token", per_token, _CACHE),
         "kv_bytes": _figure(cache, "B", "entries + windows", _CACHE),

@@ -1,6 +1,6 @@
 """Bytes of KV cache: per token of long context, and what one request holds at a context.
 
-Source: architecture.md 5.4 and 9.1, infrastructure.md 4.1. The byte counts per entry are the
+Source: DeepSeek-V4 report (arXiv 2606.19348), FlashMLA. The byte counts per entry are the
 layouts of FlashMLA ("MODEL1", 584 B) and DeepGEMM (68 B FP4 index keys).
 """
 
@@ -14,7 +14,7 @@ from dougong.plan.weights import ModelConfig, layer_kinds
 
 KVFormat = Literal["fp8", "bf16", "hif8", "fp4"]
 IndexFormat = Literal["fp4", "fp8", "bf16"]
-V41_FLASH_ENTRIES_PER_TOKEN = 2.5  # infrastructure.md 4.1: 1.5 (encoder) + 1 (decoder)
+V41_FLASH_ENTRIES_PER_TOKEN = 2.5  # V4.1-Flash report: 1.5 (encoder) + 1 (decoder)
 
 
 def kv_entry_bytes(config: ModelConfig, kv_format: KVFormat = "fp8") -> int:
@@ -63,7 +63,7 @@ def kv_bytes_per_token(
 
         V4:   n_csa (E + K) / 4 + n_hca E / 128          V3, V3.2:   layers (E + K)
 
-    with E the entry and K the index key.  Source: architecture.md 9.1.
+    with E the entry and K the index key.  Source: arXiv 2606.19348: 7 % and 10 % of V3.2's.
     """
     entry, key = kv_entry_bytes(config, kv_format), index_key_bytes(config, index_format)
     if isinstance(config, V3Config):
@@ -77,7 +77,7 @@ def compressor_state_bytes(config: ModelConfig) -> int:
 
         HCA 2*128*c*4, CSA 2*8*2c*4, indexer 2*8*2k*4 a layer
 
-    Source: architecture.md 9.1 (its cache totals leave these out).
+    Source: DeepSeek's inference code (published cache totals leave these out).
     """
     if isinstance(config, V3Config):
         return 0
@@ -95,7 +95,7 @@ def kv_state_bytes(config: ModelConfig, kv_format: KVFormat = "fp8") -> int:
 
         layers * window * E + compressor states
 
-    Source: architecture.md 9.1 (constant part).
+    Source: arXiv 2606.19348 (state cache).
     """
     if isinstance(config, V3Config):
         return 0
@@ -138,7 +138,7 @@ def gqa_bytes_per_token(
 def v41_flash_bytes_per_token() -> float:
     """V4.1-Flash's 890 B: 2.5 entries a token of 512 FP4 values (288 B) plus a 68 B index key.
 
-    Source: infrastructure.md 4.1.
+    Source: V4.1-Flash report: 890 B.
     """
     return V41_FLASH_ENTRIES_PER_TOKEN * (512 // 2 + 512 // 16 + 68)
 

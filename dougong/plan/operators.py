@@ -130,7 +130,7 @@ def _dense(
 
 
 def _streams(config: ModelConfig, step: Step, layout: Layout, layers: int) -> Iterator[Operator]:
-    """mHC's traffic: (4n + 4) h values per token and sublayer (infrastructure.md 1.7)."""
+    """mHC's traffic: (4n + 4) h values per token and sublayer (arXiv 2512.24880)."""
     if isinstance(config, V4Config):
         per_token = (4 * config.hc_mult + 4) * config.hidden_size * 2
         tokens = -(-step.requests // layout.dp) * step.positions / layout.cp / layout.tp

@@ -1,6 +1,6 @@
 """Expert parallelism: what crosses the link, when it hides behind compute, and what waves buy.
 
-h is the model's hidden size and d the expert's intermediate size, as in infrastructure.md 1.
+h is the model's hidden size and d the expert's intermediate size, as in arXiv 2606.19348.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def hiding_threshold(
     """Largest C/B (FLOP per byte) at which expert traffic hides fully: 6d / (b_disp + b_comb).
 
     2d for FP8 dispatch and BF16 combine. Only remote pairs use the link, so with `ranks` ranks and
-    uniform routing the bound grows by R / (R - 1).  Source: infrastructure.md 1.3.
+    uniform routing the bound grows by R / (R - 1).  Source: arXiv 2606.19348 (C/B <= 2d).
     """
     if ranks is not None and ranks < 2:
         return math.inf  # one rank sends nothing
@@ -60,7 +60,7 @@ def moe_time(x: float, policy: OverlapPolicy, waves: int = 8) -> float:
         waves      max(1, x) + x/(3W) + 2x/(3W)
 
     Linear-1 is 2/3 of the compute, dispatch 1/3 of the bytes. Ideal chunking, equal waves, full
-    duplex, no launch cost.  Source: infrastructure.md 1.4.
+    duplex, no launch cost.  Source: derived here.
     """
     if x < 0:
         raise InputError(f"communication / compute is {x}; it cannot be negative")
@@ -81,7 +81,7 @@ def speedup(x: float, policy: OverlapPolicy, waves: int = 8) -> float:
 def wave_crossover(waves: int) -> float:
     """The x above which W waves beat the two-stage overlap: (1/3) / (2/3 - 1/W).
 
-    Infinite for W = 1, where the waves do not overlap at all.  Source: infrastructure.md 1.4.
+    Infinite for W = 1, where the waves do not overlap at all.  Source: derived here.
     """
     gap = 2 / 3 - 1 / waves
     return 1 / 3 / gap if gap > 0 else math.inf
@@ -99,7 +99,7 @@ def exposed_seconds(
     return min(link_s, exposed)  # an engine may always fall back to no overlap
 
 
-# --- the fused kernel on Blackwell, against infrastructure.md 1.5 ------------------------------
+# --- the fused kernel on Blackwell, against DeepGEMM pull request 316 --------------------------
 
 BLOCK_M = ((8.5, 16), (16.5, 32), (32.5, 64), (64.5, 96), (96.5, 128))  # DeepGEMM's heuristic
 REDUCTION_BYTES_PER_S = 6.5e12  # upstream benchmark's rate for the serial combine
@@ -110,7 +110,7 @@ DEEPEP_BYTES_PER_S = 735e9  # DeepEP V2, SM100, EP8: 726 dispatch, 740 combine
 class FusedMachine:
     """A scale-up node for the fused MoE kernel; defaults are 8 x B200.
 
-    The efficiencies and latencies were fitted on the eight rows of infrastructure.md 1.5: the
+    The efficiencies and latencies were fitted on DeepGEMM pull request 316's eight rows: the
     fused kernel sustains 56 % of FP8 peak and 65 % of HBM; 45 us of barriers and count exchange
     remain fused (6.5 + 4 + 3 us are quoted in the source, the rest is pipeline depth), and 55 us
     of kernel launches and waits more are paid unfused.
@@ -139,7 +139,7 @@ class FusedMoE:
 
 
 def block_rows(tokens_per_expert: float) -> int:
-    """Rows of the fused kernel's tiles by tokens per expert (infrastructure.md 1.2)."""
+    """Rows of the fused kernel's tiles by tokens per expert (DeepGEMM, SM100)."""
     return next((rows for limit, rows in BLOCK_M if tokens_per_expert <= limit), 192)
 
 
@@ -151,7 +151,7 @@ def fused_moe(
         fused   = fixed + max(padded FLOPs / C, bytes / M) + combine reduction
         unfused = fused + launches + remote bytes at DeepEP's rate + SwiGLU as its own pass
 
-    Bytes and FLOPs as the upstream benchmark counts them.  Source: infrastructure.md 1.2, 1.5.
+    Bytes and FLOPs as the upstream benchmark counts them.  Source: DeepGEMM, pull request 316.
     """
     pairs, local = tokens_per_rank * top_k, experts / machine.ranks
     touched = local * (1 - (1 - 1 / experts) ** (pairs * machine.ranks))

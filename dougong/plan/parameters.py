@@ -1,6 +1,6 @@
 """Parameter counts and checkpoint bytes, summed over the inventory of `weights`.
 
-Source: architecture.md 6.1 (bytes of the released files) and 6.3 (parameters); both are met
+Source: the released index files (bytes) and arXiv 2606.19348 (284B and 1.6T); both are met
 exactly, which `tests/unit/test_plan_formulas.py` checks.
 """
 
@@ -15,7 +15,7 @@ from dougong.plan.weights import Group, ModelConfig, main_weights, mtp_weights
 def parameters_total(config: ModelConfig, with_mtp: bool = False) -> int:
     """Trained parameters of the model; the hash routers' token tables are not counted.
 
-    Formula: sum of rows x columns over every tensor.  Source: architecture.md 6.3.
+    Formula: sum of rows x columns over every tensor.  Source: arXiv 2606.19348: 284B, 1.6T.
     """
     weights = main_weights(config) + (mtp_weights(config) if with_mtp else [])
     return sum(weight.parameters for weight in weights)
@@ -29,7 +29,7 @@ def parameters_mtp(config: ModelConfig) -> int:
 def parameters_active(config: ModelConfig, with_embedding: bool = False) -> int:
     """Parameters that one token uses: top-k routed experts, shared experts and all the rest.
 
-    Without the input embedding by default (one row of it is read).  Source: architecture.md 6.3.
+    Without the input embedding by default (one row of it is read).  Source: as above: 13B, 49B.
     """
     active = sum(weight.active_parameters for weight in main_weights(config))
     return active + (config.vocab_size * config.hidden_size if with_embedding else 0)
@@ -50,7 +50,7 @@ def checkpoint_bytes(config: ModelConfig, with_mtp: bool = True) -> int:
     FP4 experts cost 1/2 + 1/32 byte a value, FP8 matrices 1 + 1/128^2; gates, norms,
     compressors, embedding and head are BF16, mixing and bias tensors F32, token tables I64.
     V3's file repeats embedding and head in its MTP block; V4's does not.
-    Source: architecture.md 5.1, 6.1: 159,609,485,896 (Flash) and 864,704,792,696 (Pro).
+    Source: released index files: 159,609,485,896 (Flash) and 864,704,792,696 (Pro).
     """
     weights = main_weights(config) + (mtp_weights(config) if with_mtp else [])
     total = sum(weight.stored_bytes for weight in weights)
@@ -76,7 +76,7 @@ class ParameterSummary:
 
 
 def parameter_summary(config: ModelConfig) -> ParameterSummary:
-    """The five counts of architecture.md 6.3 for any configuration."""
+    """The five counts of any configuration: all, MTP, active, and what makes them up."""
     return ParameterSummary(
         total=parameters_total(config),
         total_with_mtp=parameters_total(config, with_mtp=True),

@@ -1,7 +1,7 @@
 """The prefix cache: how much of a prompt is a hit, and what keeping it on disk costs.
 
 Compressed entries are always stored. Window entries, about eight times their volume, are kept by
-one of three strategies.  Source: infrastructure.md 4.3.
+one of three strategies.  Source: arXiv 2606.19348 (on-disk cache).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ LINK_EFFICIENCY = 0.7
 SELECTING_AT_ONCE = 32  # queries whose top-k scans run side by side, one per core group: our guess
 WAVES = 8
 # 128x128 scales on Ascend 950's MX units: CANN's tables are 19 % behind MXFP8 linears at the same
-# software date (hardware.md 3). Where in the step is not said, so all of it is slowed alike.
+# software date (Huawei's recipes). Where in the step is not said, so all of it is slowed alike.
 BLOCK_SCALE_PENALTY = 1.19
 
 

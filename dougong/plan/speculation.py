@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dougong.errors import InputError
 
-# CANN's recipe assumes 0.70 accepted of 1 draft and 1.44 of 3 (infrastructure.md 8.1); a constant
+# CANN's recipe assumes 0.70 accepted of 1 draft and 1.44 of 3 (its V4 guide); a constant
 # ratio r between successive acceptances through both points solves 0.70 (1 + r + r^2) = 1.44.
 FIRST_ACCEPTED = 0.70
 THREE_ACCEPTED = 1.44
@@ -15,7 +15,7 @@ MAX_DRAFTS = 7
 def accepted_drafts(drafts: int, first: float = FIRST_ACCEPTED) -> float:
     """Expected accepted drafts of `drafts`: first * (1 + r + r^2 + ...), r = 0.643.
 
-    0.70 for MTP1 and 1.44 for MTP3 with the default.  Source: infrastructure.md 8.1.
+    0.70 for MTP1 and 1.44 for MTP3 with the default.  Source: Huawei's CANN recipe for V4.
     """
     if not 0 <= drafts <= MAX_DRAFTS:
         raise InputError(f"drafts is {drafts}; 0 to {MAX_DRAFTS} are modelled")

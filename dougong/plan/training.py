@@ -2,7 +2,7 @@
 
 Recomputation buys memory with work, compute-while-transmitting buys link time with buffers: two
 independent knobs. h is the hidden size, d the expert's intermediate size, n the residual streams.
-Source: infrastructure.md 1.7 and 1.8.
+Source: arXiv 2606.19348 (tensor-level checkpointing); the counts are derived here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FORWARD_WIRE, BACKWARD_WIRE = 3, 4  # bytes per value: FP8 there and BF16 back; 
 def mhc_block(sublayers: int, streams: int) -> int:
     """Sublayers per mHC recompute block: argmin of n ceil(L / L_r) + (n + 2) L_r.
 
-    About sqrt(n L / (n + 2)): 8 for Flash, 9 for Pro.  Source: infrastructure.md 1.7, mHC paper.
+    About sqrt(n L / (n + 2)): 8 for Flash, 9 for Pro.  Source: mHC paper, arXiv 2512.24880.
     """
     if sublayers < 1:
         raise InputError(f"sublayers is {sublayers}; at least 1 is wanted")
@@ -56,7 +56,7 @@ def activation_bytes(config: ModelConfig, policy: RecomputePolicy) -> float:
         tensor  k (h + 4d) + 2 sublayer outputs + one mHC block input per block
         module  the layer's input streams
 
-    Source: infrastructure.md 1.7, "What to annotate first"; attention's inner tensors not counted.
+    Source: derived from the layer's tensors; attention's inner tensors not counted.
     """
     h, d, k = config.hidden_size, config.moe_intermediate_size, config.num_experts_per_tok
     streams = config.hc_mult if isinstance(config, V4Config) else 1

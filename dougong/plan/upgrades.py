@@ -3,7 +3,7 @@
 Both models have 61 layers, hidden size 7,168, 128 heads and one vocabulary, so their parts can be
 exchanged. `Hybrid()` is V3.2 and `Hybrid.all()` is V4-Pro, to the byte and to the FLOP; everything
 between is arithmetic about models that nobody trained.
-Source: architecture.md 1.4, 9.1, 9.2.
+Source: DeepSeek-V4 report (arXiv 2606.19348) and DeepSeek-V3's (arXiv 2412.19437).
 """
 
 from __future__ import annotations

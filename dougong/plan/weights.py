@@ -3,7 +3,7 @@
 Written from the architecture alone and not from `checkpoint/schema`, so that the two check each
 other: both must add up to the released files to the byte. Parameters, checkpoint bytes, FLOPs and
 the planner's operators are all sums over this one list.
-Source: architecture.md 5.1 (stored formats) and 6.1 (shapes); V3 and V3.2 as in transformers.
+Source: the released files' index (shapes, stored formats); V3 and V3.2 as in transformers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Teaches the indexer to select what the attention looks at.
 
 The loss of a CSA layer is the KL divergence from the attention over compressed entries (summed over
-heads, normalized) to the softmax of the index scores. Everything that enters it is detached, so it
-moves the indexer alone. The V4 report does not give this loss; it is V3.2's.
+heads, normalized) to the softmax of the index scores. While the attention is dense (the warm-up)
+both run over every visible entry; once it is sparse, over the selected ones. Everything that enters
+it is detached, so it moves the indexer alone. The V4 report does not give this loss; it is V3.2's.
 
 Shapes: T flat tokens, N tokens of one sample, D hidden size, H heads, C head_dim, M entries.
 Source: architecture specification 8 (inferred there).
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dougong.kernels.index import visible_entries
+from dougong.kernels.index import QUERY_BLOCK, select_top_k, visible_entries
 from dougong.model.attention import Attention
 from dougong.model.batch import Batch
 
@@ -62,16 +63,19 @@ def _layer_losses(seen: Seen) -> Iterator[Tensor]:
     layer, batch, lengths = seen.layer, seen.batch, seen.batch.lengths
     indexer, freqs_P = layer.indexer, layer.freqs_P
     assert indexer is not None
-    latent_TL, q_THC, kv_TC, entries = _main_side(seen)
+    latent_TL, q_THC, kv_TC, entries_MC = _main_side(seen)
     index_q_TJD, weight_TJ = indexer.queries(latent_TL, seen.x_TD, batch.rotations(freqs_P))
-    keys = indexer.compressor(seen.x_TD, batch, freqs_P)
-    flat = q_THC, kv_TC, index_q_TJD, weight_TJ
-    per_sample = zip(*(part.split(lengths) for part in flat), entries, keys, strict=True)
-    for q_NHC, kv_NC, index_q_NJD, weight_NJ, entries_MC, keys_MD in per_sample:
+    keys_MD = indexer.compressor(seen.x_TD, batch, freqs_P)
+    assert isinstance(keys_MD, Tensor)
+    counts = [length // layer.ratio for length in lengths]
+    flat = [part.split(lengths) for part in (q_THC, kv_TC, index_q_TJD, weight_TJ)]
+    flat += [entries_MC.split(counts), keys_MD.split(counts)]
+    for q_NHC, kv_NC, index_q_NJD, weight_NJ, entries, keys in zip(*flat, strict=True):
         if q_NHC.shape[0] < SHORTEST:
             continue
-        target_NM, hidden_NM = _attention_to_entries(layer, q_NHC, kv_NC, entries_MC)
-        scores_NM = indexer.scores(index_q_NJD, weight_NJ, keys_MD)
+        scores_NM = indexer.scores(index_q_NJD, weight_NJ, keys)
+        hidden_NM = _hidden_entries(layer, scores_NM)
+        target_NM = _attention_to_entries(layer, q_NHC, kv_NC, entries, hidden_NM)
         yield divergence(target_NM, scores_NM, hidden_NM)
 
 
@@ -89,32 +93,52 @@ def divergence(target_NM: Tensor, scores_NM: Tensor, hidden_NM: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def _main_side(seen: Seen) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """Latents, queries, window keys and each sample's entries, as the layer computes them."""
-    layer = seen.layer
+def _hidden_entries(layer: Attention, scores_NM: Tensor) -> Tensor:
+    """Which entries the layer's attention does not look at: later ones, and those not selected."""
+    num_queries, num_entries = scores_NM.shape
+    visible_N = visible_entries(0, num_queries, layer.ratio, scores_NM.device)
+    assert layer.indexer is not None
+    if layer.dense or num_entries <= layer.indexer.top_k:
+        return torch.arange(num_entries, device=scores_NM.device) >= visible_N[:, None]
+    selected_NK = select_top_k(scores_NM, visible_N, layer.indexer.top_k)
+    spare = torch.ones_like(scores_NM[:, :1])  # takes the -1s of queries with fewer entries
+    hidden = torch.cat([torch.ones_like(scores_NM), spare], 1).bool()
+    index = selected_NK.masked_fill(selected_NK < 0, num_entries)
+    return hidden.scatter(1, index, False)[:, :num_entries]
+
+
+@torch.no_grad()
+def _main_side(seen: Seen) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Latents, queries, window keys and compressed entries, as the layer computes them."""
+    layer, batch = seen.layer, seen.batch
     assert layer.compressor is not None
-    entries = layer.compressor(seen.x_TD, seen.batch, layer.freqs_P)
-    return *layer.project(seen.x_TD, seen.batch.rotations(layer.freqs_P)), entries
+    entries_MC = layer.compressor(seen.x_TD, batch, layer.freqs_P)
+    assert isinstance(entries_MC, Tensor)
+    return *layer.project(seen.x_TD, batch.rotations(layer.freqs_P)), entries_MC
 
 
 @torch.no_grad()
 def _attention_to_entries(
-    layer: Attention, q_NHC: Tensor, kv_NC: Tensor, entries_MC: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Probability that a sample's queries give each entry, summed over heads [N, M]; the mask."""
-    num_queries, num_entries = q_NHC.shape[0], entries_MC.shape[0]
-    visible_N = visible_entries(0, num_queries, layer.ratio, q_NHC.device)
-    hidden_NM = torch.arange(num_entries, device=q_NHC.device) >= visible_N[:, None]
-    position = torch.arange(num_queries, device=q_NHC.device)
-    distance_NN = position[:, None] - position
-    outside_NN = (distance_NN < 0) | (distance_NN >= layer.config.sliding_window)
-    q_NHC = q_NHC * q_NHC.shape[-1] ** -0.5
-    logits = torch.cat(
-        [
-            (q_NHC @ kv_NC.t()).masked_fill(outside_NN[:, None], float("-inf")),
-            layer.attn_sink[None, :, None].expand(num_queries, -1, 1),
-            (q_NHC @ entries_MC.t()).masked_fill(hidden_NM[:, None], float("-inf")),
-        ],
-        -1,
-    )
-    return logits.softmax(-1)[..., num_queries + 1 :].sum(1), hidden_NM
+    layer: Attention, q_NHC: Tensor, kv_NC: Tensor, entries_MC: Tensor, hidden_NM: Tensor
+) -> Tensor:
+    """Probability that a sample's queries give each entry, summed over heads: [N, M]."""
+    window, scale = layer.config.sliding_window, q_NHC.shape[-1] ** -0.5
+    target = []
+    for low in range(0, q_NHC.shape[0], QUERY_BLOCK):
+        q = q_NHC[low : low + QUERY_BLOCK] * scale
+        num_queries, high = q.shape[0], low + q.shape[0]
+        reach = max(low - window + 1, 0)
+        query = torch.arange(low, high, device=q.device)[:, None]
+        key = torch.arange(reach, high, device=q.device)
+        outside = (key > query) | (key <= query - window)
+        hidden = hidden_NM[low:high]
+        logits = torch.cat(
+            [
+                (q @ kv_NC[reach:high].t()).masked_fill(outside[:, None], float("-inf")),
+                layer.attn_sink[None, :, None].expand(num_queries, -1, 1).to(q.dtype),
+                (q @ entries_MC.t()).masked_fill(hidden[:, None], float("-inf")),
+            ],
+            -1,
+        )
+        target.append(logits.softmax(-1)[..., high - reach + 1 :].sum(1))
+    return torch.cat(target)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dougong.kernels.experts import counted_clamps
 from dougong.kernels.router import router_scores
 from dougong.model.moe import Router
 from dougong.model.transformer import Transformer
@@ -23,7 +23,10 @@ from dougong.train.index_alignment import alignment_loss, observed_attention
 
 @dataclass
 class Losses:
-    """The loss to descend, its parts as numbers, and the experts' loads per router."""
+    """The loss to descend, its parts as numbers, the experts' loads per router, and clamps.
+
+    clamped_3: elements that SwiGLU clamped, as `kernels.experts.CLAMP_COUNTS`.
+    """
 
     total: Tensor
     next_token: float
@@ -31,14 +34,16 @@ class Losses:
     balance: float
     index: float
     loads: dict[str, Tensor]
+    clamped_3: Tensor
 
 
 @dataclass
 class Sums:
-    """Figures and expert loads of a batch that is computed in parts."""
+    """Figures, expert loads and clamps of a batch that is computed in parts."""
 
     figures: dict[str, float] = field(default_factory=dict)
     loads: dict[str, Tensor] = field(default_factory=dict)
+    clamped_3: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.int64))
 
     def add(self, part: Losses, share: float) -> None:
         """Adds a part that has this share of the batch's trained tokens."""
@@ -51,6 +56,21 @@ class Sums:
             self.figures[key] = self.figures.get(key, 0.0) + share * value
         for name, load_E in part.loads.items():
             self.loads[name] = self.loads.get(name, torch.zeros_like(load_E)) + load_E
+        self.clamped_3 = self.clamped_3 + part.clamped_3
+
+    def load_figures(self) -> dict[str, float]:
+        """Busiest expert's load over the mean one: averaged over routers, and the worst router's;
+        and the number of experts that no token went to.
+        """
+        busiest = [float(load_E.max() / load_E.float().mean()) for load_E in self.loads.values()]
+        idle = sum(int((load_E == 0).sum()) for load_E in self.loads.values())
+        mean = sum(busiest) / max(len(busiest), 1)
+        return {"load": mean, "load_worst": max(busiest, default=0.0), "idle_experts": idle}
+
+    def clamp_figures(self) -> dict[str, int]:
+        """How many elements SwiGLU clamped: gates above, and linear branches above and below."""
+        gate, above, below = self.clamped_3.tolist()
+        return {"clamp_gate": gate, "clamp_up": above, "clamp_down": below}
 
 
 @dataclass
@@ -79,12 +99,6 @@ def observed_routing(model: nn.Module) -> Iterator[dict[str, Routing]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def weighted_cross_entropy(logits_TV: Tensor, target_T: Tensor, weight_T: Tensor) -> Tensor:
-    """Mean of the tokens' cross entropies, each counted by its weight."""
-    each_T = F.cross_entropy(logits_TV, target_T, reduction="none")
-    return (each_T * weight_T).sum() / weight_T.sum().clamp_min(1e-9)
 
 
 def sequence_balance(routing: Routing, lengths: list[int]) -> Tensor:
@@ -120,11 +134,17 @@ def training_loss(
     with (
         observed_routing(model) as routings,
         observed_attention(model, active=align_index) as attentions,
+        counted_clamps() as clamps,
     ):
+        cross_entropy = model.build.ops.cross_entropy
         streams_TSD = model(batch.ids_T, batch.lengths)
         rows = batch.weight_T.nonzero()[:, 0]
-        logits = model.logits(streams_TSD[rows])
-        next_token = weighted_cross_entropy(logits, batch.target_T[rows], batch.weight_T[rows])
+        next_token = cross_entropy(
+            model.logit_input(streams_TSD)[rows],
+            model.head.weight,
+            batch.target_T[rows],
+            batch.weight_T[rows],
+        )
         mtp = torch.zeros(())
         if mtp_weight > 0 and len(model.mtp):
             mtp = _mtp_loss(model, streams_TSD, batch)
@@ -137,14 +157,22 @@ def training_loss(
         name: torch.bincount(routing.experts_TK.flatten(), minlength=routing.scores_TE.shape[1])
         for name, routing in routings.items()
     }
-    return Losses(total, next_token.item(), mtp.item(), balance.item(), index.item(), loads)
+    clamped_3 = torch.stack(clamps).sum(0) if clamps else torch.zeros(3, dtype=torch.int64)
+    return Losses(
+        total, next_token.item(), mtp.item(), balance.item(), index.item(), loads, clamped_3
+    )
 
 
 def _mtp_loss(model: Transformer, streams_TSD: Tensor, batch: PackedBatch) -> Tensor:
     streams_TSD = model.mtp_streams(streams_TSD, batch.target_T, batch.lengths)
     rows = batch.second_weight_T.nonzero()[:, 0]
-    logits = model.mtp_logits(streams_TSD[rows])
-    return weighted_cross_entropy(logits, batch.second_T[rows], batch.second_weight_T[rows])
+    loss: Tensor = model.build.ops.cross_entropy(
+        model.mtp_logit_input(streams_TSD)[rows],
+        model.head.weight,
+        batch.second_T[rows],
+        batch.second_weight_T[rows],
+    )
+    return loss
 
 
 @torch.no_grad()

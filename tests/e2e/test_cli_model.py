@@ -66,6 +66,8 @@ def test_the_table_shows_the_same_figures(capfd: Capture) -> None:
     out = capfd.readouterr().out
     assert "284.332 B" in out
     assert "3.514 kB" in out
+    assert "64 heads of 512, hidden size 4,096; indexer: 64 heads of 128" in out
+    assert "256 experts, 6 a token and 1 shared, 2,048 wide" in out
     assert "32.9" in out or "33.0" in out  # GFLOP a token at 4,096 tokens, specification 9.2
 
 
@@ -103,11 +105,21 @@ def test_the_published_format_is_written_and_loads(
 ) -> None:
     target = tmp_path / "small"
     assert run(["model", "convert", str(folder), str(target), "--quantize", "fp4+fp8"]) == 0
-    out = capfd.readouterr().out
-    assert "MB of weights" in out
+    assert "rounding: release by default" in capfd.readouterr().out  # its source has none
     small = inspected(str(target), capfd)["files_bytes"]
     assert small < inspected(str(folder), capfd)["files_bytes"] / 2
     assert dougong.load(target).logits([5, 6, 7]).shape == (3, 512)
+
+
+def test_a_float_copy_says_that_it_is_talked_to_without_the_release_s_rounding(
+    tmp_path: Path, capfd: Capture
+) -> None:
+    argv = ["model", "convert", "nano", str(tmp_path / "floats"), "--dtype", "bfloat16"]
+    assert run(argv) == 0
+    assert "rounding: none by default, other than the source's" in capfd.readouterr().out
+    argv[3] = str(tmp_path / "copy")
+    assert run(argv[:4]) == 0
+    assert "rounding" not in capfd.readouterr().out
 
 
 def test_a_folder_that_exists_is_never_overwritten(folder: Path, capfd: Capture) -> None:

@@ -50,11 +50,11 @@ def test_a_second_call_goes_on_and_says_so(
     argv = [str(SOURCE), str(tmp_path / "out")]
     real, calls = quantize_module._Conversion.convert, []
 
-    def convert(self: Any, parameter: Any) -> Any:
-        calls.append(parameter.name)
+    def convert(self: Any, writer: Any, name: str) -> Any:
+        calls.append(name)
         if len(calls) == 9:
             raise KeyboardInterrupt
-        return real(self, parameter)
+        return real(self, writer, name)
 
     with monkeypatch.context() as patch:
         patch.setattr(quantize_module._Conversion, "convert", convert)

@@ -131,7 +131,10 @@ def test_every_example_in_help_and_pages_is_accepted(line: str) -> None:
         (["generate", "x", "--dtype", "float8"], "'--dtype'"),
         (["generate", "x", "--rounding", "up"], "'--rounding'"),
         (["logits", "nano", "--out", "x"], "Missing option '--tokens'"),
-        (["logits", "nano", "--tokens", "x", "--out", "y", "--chunks", "1,0"], "'1,0'"),
+        (
+            ["logits", "nano", "--tokens", "x", "--out", "y", "--chunks", "1,0"],
+            "'0': at least one token",
+        ),
         (["logits", "nano", "--tokens", "x", "--out", "y", "--chunks", ""], "''"),
         (["model", "inspect"], "Missing argument 'MODEL'"),
         (["model", "inspect", "nano", "--context", "0"], "'--context'"),

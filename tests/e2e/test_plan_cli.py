@@ -121,7 +121,7 @@ def test_what_if_and_set_change_the_answer(capfd: pytest.CaptureFixture[str]) ->
         (("run", "v4-flash", "--chip", "this-machine", "--count", "1"), "bench stream --record", 1),
         (("run", *FLASH, "--traffic", "hit=100%"), "hit below 100%", 2),
         (("run", *FLASH, "--traffic", "rate=1,prompt=0"), "prompt and output at least 1", 2),
-        (("run", *FLASH, "--slo", "tpot=1us"), "is not a number", 2),
+        (("run", *FLASH, "--slo", "tpot=1us"), "a time with its unit", 2),
         (("run", *FLASH, "--slo", "speed=1s"), "use ttft=, tpot=", 2),
         (("run", *FLASH, "--slo", "tpot=1ms"), "cannot be met", 1),
         (("run", *FLASH, "--slo", "ttft=1ms"), "cannot be met", 1),
@@ -293,3 +293,30 @@ def test_chips_lists_all_and_shows_gaps_and_conflicts(capfd: pytest.CaptureFixtu
     assert chip["conflicts"]
     assert entry.run(["plan", "chips", "950dt"]) == 0
     assert "not published" in capfd.readouterr().out
+
+
+def test_evaluate_takes_the_names_of_presets(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    row = load_table("v4_inference_benchmarks")[0]
+    path = tmp_path / "rows.csv"
+    path.write_text(as_csv([row, row | {"model": "v4-flash"}, row | {"model": "v4"}]))
+    published, preset, other = ask(capfd, "evaluate", str(path))["per_row"]
+    assert preset["predicted_tpot_ms"] == published["predicted_tpot_ms"]
+    assert "a preset: v4-flash" in other["reason"]
+
+
+def test_a_context_may_be_written_in_k_and_m(capfd: pytest.CaptureFixture[str]) -> None:
+    for short, long in (("256k", "262144"), ("1M", "1048576")):
+        reports = [ask(capfd, "run", *FLASH, "--context", text) for text in (short, long)]
+        assert reports[0] == reports[1]
+
+
+def test_no_figure_cites_a_page_that_users_do_not_have(capfd: pytest.CaptureFixture[str]) -> None:
+    root = Path(__file__).resolve().parents[2]
+    texts = [str(ask(capfd, "run", *FLASH)), str(ask(capfd, "chips"))]
+    assert entry.run(["model", "inspect", "v4-flash", "--json"]) == 0
+    texts.append(capfd.readouterr().out)
+    pages = {page for text in texts for page in re.findall(r"[\w/]+\.md", text)}
+    assert "docs/planner.md" in pages
+    assert [page for page in pages if not (root / page).is_file()] == []

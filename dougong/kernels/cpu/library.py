@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dougong.errors import BackendError
 
-ABI = 2
+ABI = 4
 FILE = "libdougong_native.dylib" if platform.system() == "Darwin" else "libdougong_native.so"
 PATHS = ("avx512", "avx2", "portable")
 
@@ -31,7 +31,7 @@ class Matrix(ctypes.Structure):
     )
 
 
-def _fields(
+def struct_fields(
     pointers: str, integers: str, floats: str = ""
 ) -> tuple[tuple[str, type[ctypes._SimpleCData]], ...]:  # type: ignore[type-arg]
     """Struct members by name: pointers first, then int64, then float."""
@@ -45,13 +45,13 @@ def _fields(
 class Linear(ctypes.Structure):
     """Arguments of dg_linear."""
 
-    _fields_ = _fields("weight x y", "tokens groups x_dtype y_dtype rounded")
+    _fields_ = struct_fields("weight x y", "tokens groups x_dtype y_dtype rounded")
 
 
 class Experts(ctypes.Structure):
     """Arguments of dg_experts."""
 
-    _fields_ = _fields(
+    _fields_ = struct_fields(
         "w1 w3 w2 x experts weights y", "tokens top_k num_experts x_dtype rounded", "limit"
     )
 
@@ -59,7 +59,7 @@ class Experts(ctypes.Structure):
 class Router(ctypes.Structure):
     """Arguments of dg_router."""
 
-    _fields_ = _fields(
+    _fields_ = struct_fields(
         "weight x bias hashed weights experts", "tokens top_k x_dtype", "route_scale"
     )
 
@@ -67,7 +67,7 @@ class Router(ctypes.Structure):
 class Mhc(ctypes.Structure):
     """Arguments of dg_mhc_mix."""
 
-    _fields_ = _fields(
+    _fields_ = struct_fields(
         "streams fn base scale x post comb",
         "tokens num_streams size dtype iterations",
         "hc_eps norm_eps",
@@ -77,46 +77,77 @@ class Mhc(ctypes.Structure):
 class MhcPost(ctypes.Structure):
     """Arguments of dg_mhc_post."""
 
-    _fields_ = _fields("y streams post comb out", "tokens num_streams size y_dtype dtype")
+    _fields_ = struct_fields("y streams post comb out", "tokens num_streams size y_dtype dtype")
 
 
 class NormRope(ctypes.Structure):
     """Arguments of dg_norm_rope."""
 
-    _fields_ = _fields(
+    _fields_ = struct_fields(
         "x weight rotation y",
         "rows size pairs rows_per_rotation x_dtype y_dtype rounding",
         "eps",
     )
 
 
-class Pool(ctypes.Structure):
-    """Arguments of dg_pool."""
+class NativePlace(ctypes.Structure):
+    """A `paged.Place`."""
 
-    _fields_ = _fields("value score pooled", "entries ratio width stride overlap first")
+    _fields_ = struct_fields("", "format width rope bytes offset count")
+
+
+class NativeSpan(ctypes.Structure):
+    """A `paged.Span`."""
+
+    _fields_ = (
+        *struct_fields("", "low tokens start oldest frozen"),
+        *struct_fields("rings blocks", ""),
+    )
+
+
+class Compress(ctypes.Structure):
+    """Arguments of dg_compress."""
+
+    _fields_ = struct_fields(
+        "value score ape weight rotation spans ring entries",
+        "num_spans tokens ratio width pairs overlap dtype rounding",
+        "eps",
+    )
 
 
 class Index(ctypes.Structure):
     """Arguments of dg_index."""
 
-    _fields_ = _fields(
-        "q weight keys selected", "tokens heads size num_keys start ratio k dtype weight_dtype"
+    _fields_ = struct_fields(
+        "q weight spans keys selected", "num_spans tokens heads size ratio k dtype weight_dtype"
     )
 
 
 class Attention(ctypes.Structure):
     """Arguments of dg_attention."""
 
-    _fields_ = _fields(
-        "q recent entries selected sink rotation out",
-        "tokens heads size pairs num_recent num_selected start window ratio dtype",
+    _fields_ = struct_fields(
+        "q kv spans ring entries selected sink rotation out",
+        "num_spans tokens heads size pairs num_selected window ratio dtype",
     )
+
+
+class Remember(ctypes.Structure):
+    """Arguments of dg_remember."""
+
+    _fields_ = struct_fields("kv spans ring", "num_spans tokens size dtype")
 
 
 class Add(ctypes.Structure):
     """Arguments of dg_add."""
 
-    _fields_ = _fields("a b y", "count y_dtype")
+    _fields_ = struct_fields("a b y", "count y_dtype")
+
+
+class Lookup(ctypes.Structure):
+    """Arguments of dg_lookup."""
+
+    _fields_ = struct_fields("table ids out", "count width")
 
 
 class Call(ctypes.Structure):
@@ -133,10 +164,12 @@ CALLS: dict[str, type[ctypes.Structure]] = {
     "dg_mhc_mix": Mhc,
     "dg_mhc_post": MhcPost,
     "dg_norm_rope": NormRope,
-    "dg_pool": Pool,
+    "dg_compress": Compress,
     "dg_index": Index,
     "dg_attention": Attention,
+    "dg_remember": Remember,
     "dg_add": Add,
+    "dg_lookup": Lookup,
 }
 
 

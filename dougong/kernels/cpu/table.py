@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from dougong.kernels.cpu import attention, products, streams
+from dougong.kernels.cpu import attention, compressor, products, streams
+from dougong.kernels.linear import cross_entropy
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "linear": products.linear,
@@ -20,6 +22,13 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "norm_rope_q": streams.norm_rope_q,
     "norm_rope_kv": streams.norm_rope_kv,
     "rope_index_q": streams.rope_index_q,
+    "compress": compressor.compress,
+    "index_select": attention.index_select,
+    "attention": attention.attention,
+    "remember": attention.remember,
+    "add": streams.add,
+    "lookup": streams.lookup,
     "grouped_projection": products.grouped_projection,
     "logits": products.wide_linear,
+    "cross_entropy": partial(cross_entropy, product=products.wide_linear),
 }

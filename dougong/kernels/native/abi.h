@@ -6,7 +6,7 @@
 #pragma once
 #include <stdint.h>
 
-#define DG_ABI 3
+#define DG_ABI 4
 #define DG_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -155,10 +155,17 @@ typedef struct {
     int64_t count, y_dtype;
 } dg_add_args;
 
+// out[t] = table[ids[t]], rows of `width`.
+typedef struct {
+    const int64_t *table, *ids;
+    int64_t* out;
+    int64_t count, width;
+} dg_lookup_args;
+
 // A recorded call: the operator and its arguments, which stay where they are.
 enum dg_operation {
     DG_LINEAR = 0, DG_EXPERTS, DG_ROUTER, DG_MHC_MIX, DG_MHC_POST, DG_NORM_ROPE, DG_COMPRESS, DG_INDEX,
-    DG_ATTENTION, DG_REMEMBER, DG_ADD
+    DG_ATTENTION, DG_REMEMBER, DG_ADD, DG_LOOKUP
 };
 typedef struct {
     int64_t operation;
@@ -180,6 +187,7 @@ DG_API void dg_index(const dg_index_args*);
 DG_API void dg_attention(const dg_attention_args*);
 DG_API void dg_remember(const dg_remember_args*);
 DG_API void dg_add(const dg_add_args*);
+DG_API void dg_lookup(const dg_lookup_args*);
 DG_API void dg_run(const dg_call*, int64_t count);  // one after another; fewer trips from Python
 DG_API double dg_stream(const void* data, int64_t bytes);  // reads it once; a checksum
 

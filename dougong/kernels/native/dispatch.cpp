@@ -80,6 +80,7 @@ void dg_index(const dg_index_args* a) { path().index(*a); }
 void dg_attention(const dg_attention_args* a) { path().attention(*a); }
 void dg_remember(const dg_remember_args* a) { path().remember(*a); }
 void dg_add(const dg_add_args* a) { path().add(*a); }
+void dg_lookup(const dg_lookup_args* a) { path().lookup(*a); }
 void dg_run(const dg_call* calls, int64_t count) {
     for (int64_t i = 0; i < count; i++) {
         const void* a = calls[i].arguments;
@@ -95,9 +96,14 @@ void dg_run(const dg_call* calls, int64_t count) {
             case DG_ATTENTION: dg_attention((const dg_attention_args*)a); break;
             case DG_REMEMBER: dg_remember((const dg_remember_args*)a); break;
             case DG_ADD: dg_add((const dg_add_args*)a); break;
+            case DG_LOOKUP: dg_lookup((const dg_lookup_args*)a); break;
         }
     }
 }
+#define DG_FORWARD(name, arguments) \
+    DG_API void dg_##name(const arguments* a) { path().name(*a); }
+DG_TRAINING(DG_FORWARD)
+#undef DG_FORWARD
 double dg_stream(const void* data, int64_t bytes) { return path().stream(data, bytes); }
 
 }

@@ -83,7 +83,7 @@ def exhibit(results: Results) -> Exhibit:
 
 
 def habit(row: DataRow) -> str:
-    """Which of the four habits a release follows (hardware.md 2), by its stated method."""
+    """Which of the four habits a release follows (docs/formats.md), by its stated method."""
     method = row["method"]
     if not method:
         return "unknown"
