@@ -3,9 +3,11 @@
 import math
 import random
 import re
+import sys
 from pathlib import Path
 
 import pytest
+import reasoning_gym
 from support.stand_ins import StandIn, scripted
 
 from dougong.chat.tokenizer import Tokenizer, load_tokenizer
@@ -139,7 +141,6 @@ def test_final_answer_is_the_last_number_or_the_last_word() -> None:
 
 
 def test_problems_of_others_are_judged_by_their_own_verifiers(tokenizer: Tokenizer) -> None:
-    reasoning_gym = pytest.importorskip("reasoning_gym")
     dataset, options = gym.PROBLEMS["sum of 2, 2 digits"]
     entries = reasoning_gym.create_dataset(dataset, size=gym.QUICK_ASKED, seed=0, **options)
     known = {entry["question"]: entry["answer"] for entry in entries}
@@ -162,7 +163,7 @@ def test_problems_of_others_are_judged_by_their_own_verifiers(tokenizer: Tokeniz
 def test_a_suite_that_cannot_run_says_what_it_needs_and_the_others_run(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "reasoning_gym", None)  # as if not installed
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)  # as if not installed
     results = evaluate(silent(tokenizer), ["gym", "memorization", "needle"])
     assert set(results["suites"]) == {"needle"}
     assert "dougong[eval]" in results["left_out"]["gym"]
