@@ -20,6 +20,7 @@ from dougong.kernels.registry import operators
 from dougong.model.attention import Attention
 from dougong.model.batch import Batch, check_tokens
 from dougong.model.decode import TokenStep
+from dougong.model.expert_cache import ExpertCache
 from dougong.model.hyper_connection import HyperConnection, HyperHead
 from dougong.model.layers import Build, Embedding, Linear, RMSNorm, WideLinear
 from dougong.model.moe import MoE
@@ -115,6 +116,7 @@ class Transformer(nn.Module):
         self.config, self.build = config, build
         self._step: TokenStep | None = None  # backend cpu's recorded decode step, once it is needed
         self.records_steps = False  # set by the loader, where weights never move
+        self.expert_cache: ExpertCache | None = None  # by the loader, under a memory budget
         self.embed = Embedding(build, config.vocab_size, config.hidden_size)
         main, extra = config.num_hidden_layers, config.num_nextn_predict_layers
         ratios = config.compress_ratios
@@ -175,6 +177,8 @@ class Transformer(nn.Module):
                 states[0].advance(1)
                 return streams_TSD
         batch = Batch.flatten(ids_T, lengths, starts)
+        if self.expert_cache is not None:
+            self.expert_cache.begin(ids_T)
         embedded_TD: Tensor = self.embed(ids_T)
         streams_TSD = embedded_TD[:, None].repeat(1, self.config.hc_mult, 1)
         for i, layer in enumerate(self.layers):
