@@ -27,6 +27,7 @@ class Router(nn.Module):
         super().__init__()
         self.ops, self.top_k = build.ops, config.num_experts_per_tok
         self.route_scale = config.routed_scaling_factor
+        self.imposed_TK: Tensor | None = None  # experts named from outside (training)
         num_experts = config.n_routed_experts
         self.weight = parameter(num_experts, config.hidden_size, dtype=build.wide)
         # The bias balances load and is moved by a rule, not by a gradient: a buffer.
@@ -37,9 +38,9 @@ class Router(nn.Module):
 
     def forward(self, x_TD: Tensor, ids_T: Tensor) -> tuple[Tensor, Tensor]:
         """(weights_TK wide, experts_TK int64)."""
-        hashed_TK = None if self.tid2eid is None else self.tid2eid[ids_T]
+        named_TK = self.imposed_TK if self.tid2eid is None else self.tid2eid[ids_T]
         weights_TK, experts_TK = self.ops.router(
-            x_TD, self.weight, self.bias, hashed_TK, top_k=self.top_k, route_scale=self.route_scale
+            x_TD, self.weight, self.bias, named_TK, top_k=self.top_k, route_scale=self.route_scale
         )
         return weights_TK, experts_TK
 

@@ -13,7 +13,7 @@ import torch
 
 from dougong.errors import TrainingError
 from dougong.train.checkpoint import latest_checkpoint, load_checkpoint
-from dougong.train.loop import train, train_step
+from dougong.train.loop import train_step
 from dougong.train.progress import CURVE_FILE, LOG_FILE, read_log
 from dougong.train.run import open_run
 from tests.support import training
@@ -31,7 +31,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unbroken(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("unbroken")
-    train(training.run_config(inputs, folder, steps=STEPS), quiet=True)
+    training.trained(training.run_config(inputs, folder, steps=STEPS))
     return folder
 
 
@@ -101,7 +101,7 @@ def test_kill_between_checkpoints_repeats_the_lost_steps(
     (tmp_path / ".partial-000006").mkdir()  # as a kill during the writing of a checkpoint leaves it
     with (tmp_path / LOG_FILE).open("a") as log:
         log.write('{"step": 5, "lo')  # and during the writing of the log
-    train(config, quiet=True)
+    training.trained(config)
     assert figures(tmp_path) == figures(unbroken)
     assert_equal_states(tmp_path, unbroken)
 
@@ -116,7 +116,7 @@ def test_loss_falls(unbroken: Path) -> None:
 def test_another_seed_gives_other_losses(inputs: Path, unbroken: Path, tmp_path: Path) -> None:
     values = training.values(inputs, tmp_path, steps=2)
     values["data"]["seed"] = 2
-    train(training.run_config_from_dict(values), quiet=True)
+    training.trained(training.run_config_from_dict(values))
     assert figures(tmp_path)[0]["loss"] != figures(unbroken)[0]["loss"]
 
 

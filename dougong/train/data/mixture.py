@@ -47,6 +47,17 @@ class PackedBatch:
     second_T: Tensor
     second_weight_T: Tensor
 
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same batch on another device."""
+        return PackedBatch(
+            self.ids_T.to(device),
+            self.lengths,
+            self.target_T.to(device),
+            self.weight_T.to(device),
+            self.second_T.to(device),
+            self.second_weight_T.to(device),
+        )
+
     def split(self, num_tokens: int) -> Iterator[PackedBatch]:
         """The same samples in batches of at most `num_tokens` (or of one longer sample)."""
         low = first = 0
