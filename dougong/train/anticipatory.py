@@ -98,8 +98,12 @@ class Anticipation:
         """Keeps what a part of the batch of `step` will be routed by."""
         self.state |= {f"{step}/{part}/{name}": tensor for name, tensor in indices.items()}
 
-    def take(self, step: int, part: int) -> Indices | None:
-        """What `keep` was given, once; None outside the mode."""
+    def of(self, step: int, part: int) -> Indices | None:
+        """What `keep` was given; None outside the mode."""
         prefix = f"{step}/{part}/"
         keys = [key for key in self.state if key.startswith(prefix)]
-        return {key.removeprefix(prefix): self.state.pop(key) for key in keys} or None
+        return {key.removeprefix(prefix): self.state[key] for key in keys} or None
+
+    def forget(self, step: int) -> None:
+        """Drops what a step that is done was routed by."""
+        self.state = {key: t for key, t in self.state.items() if not key.startswith(f"{step}/")}

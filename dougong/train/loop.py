@@ -154,6 +154,7 @@ def _accumulate(run: Run) -> Figures:
             gradients.add_part(i)
             sums.add(_shared(group, own, i), shares[i])
     gradients.finish()
+    run.anticipation.forget(run.step)
     return sums
 
 
@@ -168,7 +169,7 @@ def _shared(group: Group, own: Figures, part: int) -> Figures:
 
 def _descend(run: Run, index: int, part: PackedBatch, share: float) -> Losses:
     """Losses of one part; its gradient, times its share, is added to the parameters'."""
-    with imposed(run.model, run.anticipation.take(run.step, index)):
+    with imposed(run.model, run.anticipation.of(run.step, index)):
         losses = training_loss(
             run.model,
             part.to(run.model.device),

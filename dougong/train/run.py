@@ -113,8 +113,8 @@ class Run:
         self.optimizer.state = parts["optimizer"]
         self.average.state = parts["average"]
         self.anticipation.state = parts["anticipation"]
-        self.anticipation.until = int(values["anticipate_until"])
-        self.step, self.rollbacks = int(values["step"]), int(values["rollbacks"])
+        self.anticipation.until = int(values.get("anticipate_until", 0))
+        self.step, self.rollbacks = int(values["step"]), int(values.get("rollbacks", 0))
 
     def _states(self) -> dict[str, dict[str, Tensor]]:
         return {

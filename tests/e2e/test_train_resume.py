@@ -148,7 +148,8 @@ def test_full_disk_keeps_the_older_checkpoint(
 ) -> None:
     run = open_run(training.run_config(inputs, tmp_path, steps=2), quiet=True)
     train_step(run)
-    older = run.save()
+    run.save()
+    older = latest_checkpoint(tmp_path)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
