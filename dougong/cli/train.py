@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -49,25 +48,36 @@ def command(
         options.emit({"config": run_config.to_dict()}, as_json, run_config.to_toml())
         return
     options.set_threads(threads)
-    click.echo(run_config.to_toml(), err=True)
     report = _train(run_config)
+    if report is None:
+        return  # another process of this run tells it
     text = f"{report['steps']} steps, {report['tokens']:,} tokens, model in {report['model']}"
     options.emit(report, as_json, text)
 
 
-def _train(run_config: Any) -> dict[str, Any]:
-    """Runs the training and writes the model; the keys are those of --json."""
+def _train(run_config: Any) -> dict[str, Any] | None:
+    """Runs the training and writes the model; the keys are those of --json.
+
+    None in a process that is not the first of its group.
+    """
     from dougong.train.export import export_run
     from dougong.train.loop import train
     from dougong.train.progress import LOG_FILE, read_log
+    from dougong.train.run import open_run
 
-    run = train(run_config)
-    model: Path = export_run(run)
-    loss = read_log(run.folder / LOG_FILE)[-1]["loss"]
+    run = open_run(run_config)
+    if run.group.leads:
+        click.echo(run_config.to_toml(), err=True)
+    train(run)
+    with run.group.one_first():
+        model = export_run(run) if run.group.leads else None
+    run.group.leave()
+    if model is None:
+        return None
     return {
         "config": run_config.to_dict(),
         "steps": run.step,
         "tokens": run.tokens,
-        "loss": loss,
+        "loss": read_log(run.folder / LOG_FILE)[-1]["loss"],
         "model": str(model),
     }

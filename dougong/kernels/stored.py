@@ -18,6 +18,7 @@ from dougong.formats import bf16, fp4_block, fp8_block, ue8m0
 
 # Scale bytes for which every value times its scale is a normal bf16.
 SCALE_BYTES = {"F8_E4M3": (10, 246), "I8": (2, 252)}
+_PIECE = 2**18  # values looked at together: their copies stay in cache
 FORMATS = ("F32", "BF16", "F8_E4M3", "I8", "INT8")
 
 
@@ -36,9 +37,10 @@ class StoredMatrix:
         scale: Sequence[NDArray[Any]] | None = None,
         *,
         stacked: bool = False,
+        checked: bool = True,
     ) -> None:
-        """Raises ShapeError if data and scales do not fit, CheckpointError for values that cannot
-        be computed with: NaN, infinity, scales beyond `SCALE_BYTES`.
+        """Raises ShapeError if data and scales do not fit, and as `check_values` does, which reads
+        all data and can be left for later: `checked` False.
         """
         if dtype not in FORMATS or not data or (not stacked and len(data) != 1):
             raise ShapeError(f"stored matrix: {len(data)} arrays of format {dtype} are no matrix")
@@ -47,10 +49,13 @@ class StoredMatrix:
         self.rows, self.columns = rows, columns * 2 if dtype == "I8" else columns
         self.shape = torch.Size(([len(data)] if stacked else []) + [rows, self.columns])
         for i, array in enumerate(self.data):
-            self._check(array, self.scale[i] if self.scale else None)
+            self._check_shape(array, self.scale[i] if self.scale else None)
         self.handle: Any = None  # what a backend keeps about this matrix
+        self.moved: set[int] = set()  # experts whose arrays it has to look up again
+        if checked:
+            self.check_values()
 
-    def _check(self, data: NDArray[Any], scale: NDArray[Any] | None) -> None:
+    def _check_shape(self, data: NDArray[Any], scale: NDArray[Any] | None) -> None:
         if data.shape != self.data[0].shape or not data.flags.c_contiguous:
             raise ShapeError(f"stored matrix: an array of shape {list(data.shape)} does not fit")
         wanted = {
@@ -63,6 +68,16 @@ class StoredMatrix:
             raise ShapeError(
                 f"stored matrix {list(self.shape)} in {self.dtype}: scales {got}, expected {wanted}"
             )
+
+    def check_values(self) -> None:
+        """Raises CheckpointError for what cannot be computed with: NaN, infinity, scales beyond
+        `SCALE_BYTES`. Of FP4 only the scales are read: every code is a number.
+        """
+        for i, data in enumerate(self.data):
+            self.check_values_of(data, self.scale[i] if self.scale else None)
+
+    def check_values_of(self, data: NDArray[Any], scale: NDArray[Any] | None) -> None:
+        """`check_values` of one expert's arrays, wherever they are."""
         if self.dtype in SCALE_BYTES and scale is not None and scale.size:
             low, high = SCALE_BYTES[self.dtype]
             if not low <= int(scale.min()) <= int(scale.max()) <= high:
@@ -72,6 +87,13 @@ class StoredMatrix:
                 )
         if not _finite(self.dtype, data):
             raise CheckpointError(f"stored matrix {list(self.shape)} holds NaN or infinity.")
+
+    def place(self, i: int, data: NDArray[Any], scale: NDArray[Any] | None) -> None:
+        """Takes expert i from other arrays with the same bytes from now on."""
+        self.data[i] = data
+        if scale is not None:
+            self.scale[i] = scale
+        self.moved.add(i)
 
     @property
     def nbytes(self) -> int:
@@ -88,21 +110,26 @@ class StoredMatrix:
         return whole.to(dtype)
 
     def gather(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        """Rows `ids` of a single float matrix: [len(ids), I] in `dtype`."""
+        """Rows `ids` of a single float matrix: [len(ids), I] in `dtype`.
+
+        Raises CheckpointError if one holds NaN or infinity.
+        """
         rows = self.data[0][ids.numpy()]
+        self.check_values_of(rows, None)
         if self.dtype == "BF16":
             return torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16).to(dtype)
         return torch.from_numpy(_widen(self.dtype, rows, None)).to(dtype)
 
 
 def _finite(dtype: str, data: NDArray[Any]) -> bool:
+    if dtype not in ("F32", "BF16", "F8_E4M3"):
+        return True  # FP4 and INT8 have neither NaN nor infinity
+    flat = data.reshape(-1)
+    pieces = (flat[low : low + _PIECE] for low in range(0, flat.size, _PIECE))
     if dtype == "F32":
-        return bool(np.isfinite(data).all())
-    if dtype == "BF16":
-        return not bool(((data & 0x7F80) == 0x7F80).any())
-    if dtype == "F8_E4M3":
-        return not bool(((data & 0x7F) == 0x7F).any())
-    return True  # FP4 and INT8 have neither
+        return all(bool(np.isfinite(piece).all()) for piece in pieces)
+    magnitude, limit = (0x7FFF, 0x7F80) if dtype == "BF16" else (0x7F, 0x7F)
+    return all(int((piece & magnitude).max()) < limit for piece in pieces)
 
 
 def _widen(dtype: str, data: NDArray[Any], scale: NDArray[Any] | None) -> NDArray[np.float32]:

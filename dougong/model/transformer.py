@@ -21,6 +21,7 @@ from dougong.kernels.registry import operators
 from dougong.model.attention import Attention
 from dougong.model.batch import Batch, check_tokens
 from dougong.model.decode import RecordedSteps
+from dougong.model.expert_cache import ExpertCache
 from dougong.model.hyper_connection import HyperConnection, HyperHead
 from dougong.model.layers import Build, Embedding, Linear, RMSNorm, WideLinear
 from dougong.model.layout import LayerPlaces, StateLayout
@@ -117,6 +118,7 @@ class Transformer(nn.Module):
         self.config, self.build = config, build
         self._steps: RecordedSteps | None = None  # once they are needed
         self.records_steps = False  # set by the loader, where weights never move
+        self.expert_cache: ExpertCache | None = None  # by the loader, under a memory budget
         self.embed = Embedding(build, config.vocab_size, config.hidden_size)
         self.layout = StateLayout(config, dtype, rounded=rounded)
         main, places = config.num_hidden_layers, self.layout.layers
@@ -172,6 +174,8 @@ class Transformer(nn.Module):
         for state, length in zip(states or [], lengths, strict=False):
             state.reserve(length)
         batch = Batch.of(ids_T, lengths, states)
+        if self.expert_cache is not None:
+            self.expert_cache.begin(ids_T)
         streams_TSD = self._layers(batch)
         for state, length in zip(states or [], lengths, strict=False):
             state.advance(length)

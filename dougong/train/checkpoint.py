@@ -71,6 +71,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
 
 
+def drop_checkpoints_after(folder: Path, step: int) -> None:
+    """Deletes the checkpoints of later steps, but never the oldest one."""
+    for path in sorted(folder.glob("step-[0-9]*"))[:0:-1]:
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+
+
 def drop_old_checkpoints(folder: Path, keep: int) -> None:
     """Deletes all but the newest `keep` checkpoints."""
     for path in sorted(folder.glob("step-[0-9]*"))[:-keep]:

@@ -16,13 +16,18 @@ from dougong.errors import ConfigError
 ATTENTIONS = ("dense", "sparse")
 DECAY_SHAPES = ("linear", "cosine")
 EXPORTS = ("last", "average")
+ANTICIPATIONS = ("never", "spikes", "always")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where training text comes from. `folder`: keeps the public packages."""
+    """Where training text comes from.
+
+    folder: keeps the public packages. full: reads Debian's packages, too (apt-get fetches them).
+    """
 
     folder: str = "~/.cache/dougong/data"
+    full: bool = False
     tokenizer: str = ""  # a folder with tokenizer.json; empty: train one on the phases' mixes
     micro_tokens: int = 2048  # computed at once; smaller ones stay in the processor's cache
     seed: int = 1
@@ -76,6 +81,27 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StabilityConfig:
+    """What is done about loss spikes (stability.py) and about routing (anticipatory.py).
+
+    spike:       deviations above the recent losses that make a spike; 0: none is looked for
+    window:      steps that the recent losses reach back
+    rollback:    steps before a spike that are undone at least, to the checkpoint there
+    rollbacks:   after so many the run stops
+    anticipate:  experts chosen by earlier weights: never, for `period` steps after spikes, always
+    lag:         how many steps earlier
+    """
+
+    spike: float = 0.0
+    window: int = 32
+    rollback: int = 1
+    rollbacks: int = 3
+    anticipate: str = "spikes"
+    lag: int = 8
+    period: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputConfig:
     """What is written, and how often. `folder` holds checkpoints, the log and the curve."""
 
@@ -94,6 +120,8 @@ class RunConfig:
     output: OutputConfig
     phases: tuple[PhaseConfig, ...]
     data: DataConfig = DataConfig()
+    stability: StabilityConfig = StabilityConfig()
+    device: str = "cpu"
     seed: int = 1
 
     @property
@@ -115,7 +143,7 @@ class RunConfig:
         """The resolved configuration as a TOML file that `load_run_config` reads."""
         values = self.to_dict()
         tables = [("[data]", values.pop("data"))]
-        tables += [(f"[{name}]", values.pop(name)) for name in ("schedule", "output")]
+        tables += [(f"[{name}]", values.pop(name)) for name in ("schedule", "stability", "output")]
         for phase in values.pop("phases"):
             mix = phase.pop("mix")
             tables += [("[[phases]]", phase), ("[phases.mix]", mix)]
@@ -131,8 +159,10 @@ class RunConfig:
 SECTIONS: dict[str, type[Any]] = {
     "data": DataConfig,
     "schedule": ScheduleConfig,
+    "stability": StabilityConfig,
     "output": OutputConfig,
 }
+OPTIONAL_SECTIONS = ("data", "stability")
 
 
 def load_run_config(path_or_preset: str | Path) -> RunConfig:
@@ -158,7 +188,7 @@ def run_config_from_dict(values: dict[str, Any], where: str = "training config")
     values = dict(values)
     sections: dict[str, Any] = {}
     for name, kind in SECTIONS.items():
-        section = values.pop(name, {} if name == "data" else None)
+        section = values.pop(name, {} if name in OPTIONAL_SECTIONS else None)
         if not isinstance(section, dict):
             raise ConfigError(f"{where}: section [{name}] is missing")
         sections[name] = _section(kind, section, f"{where}: {name}")
@@ -222,6 +252,7 @@ Rule = tuple[str, Any, bool, str]  # field, its value, whether it is right, what
 def _check(config: RunConfig, where: str) -> None:
     """Ranges that a type cannot express."""
     rules = [*_schedule_rules(config.schedule), *_output_rules(config)]
+    rules += _stability_rules(config.stability)
     for i, phase in enumerate(config.phases):
         rules += _phase_rules(f"phases[{i}]", phase)
     whole = sum(phase.share for phase in config.phases)
@@ -253,6 +284,24 @@ def _schedule_rules(schedule: ScheduleConfig) -> list[Rule]:
             "export",
             "last, as schedule.average is 0",
             lambda v: v == "last" or schedule.average > 0,
+        ),
+    ]
+
+
+def _stability_rules(stability: StabilityConfig) -> list[Rule]:
+    counts = {"window": 4, "rollback": 0, "rollbacks": 0, "lag": 0, "period": 1}
+    return [
+        ("stability.spike", stability.spike, stability.spike >= 0, "0 or more"),
+        (
+            "stability.anticipate",
+            stability.anticipate,
+            stability.anticipate in ANTICIPATIONS,
+            ", ".join(ANTICIPATIONS),
+        ),
+        *(
+            (f"stability.{name}", value, value >= least, f"at least {least}")
+            for name, least in counts.items()
+            for value in [getattr(stability, name)]
         ),
     ]
 

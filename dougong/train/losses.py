@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,60 +17,18 @@ from dougong.kernels.experts import counted_clamps
 from dougong.kernels.router import router_scores
 from dougong.model.moe import Router
 from dougong.model.transformer import Transformer
+from dougong.train.anticipatory import scored_routers
 from dougong.train.data.mixture import PackedBatch
+from dougong.train.figures import Figures
 from dougong.train.index_alignment import alignment_loss, observed_attention
 
 
 @dataclass
 class Losses:
-    """The loss to descend, its parts as numbers, the experts' loads per router, and clamps.
-
-    clamped_3: elements that SwiGLU clamped, as `kernels.experts.CLAMP_COUNTS`.
-    """
+    """The loss to descend, and what is told of it."""
 
     total: Tensor
-    next_token: float
-    mtp: float
-    balance: float
-    index: float
-    loads: dict[str, Tensor]
-    clamped_3: Tensor
-
-
-@dataclass
-class Sums:
-    """Figures, expert loads and clamps of a batch that is computed in parts."""
-
-    figures: dict[str, float] = field(default_factory=dict)
-    loads: dict[str, Tensor] = field(default_factory=dict)
-    clamped_3: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.int64))
-
-    def add(self, part: Losses, share: float) -> None:
-        """Adds a part that has this share of the batch's trained tokens."""
-        for key, value in (
-            ("loss", part.next_token),
-            ("mtp", part.mtp),
-            ("balance", part.balance),
-            ("index", part.index),
-        ):
-            self.figures[key] = self.figures.get(key, 0.0) + share * value
-        for name, load_E in part.loads.items():
-            self.loads[name] = self.loads.get(name, torch.zeros_like(load_E)) + load_E
-        self.clamped_3 = self.clamped_3 + part.clamped_3
-
-    def load_figures(self) -> dict[str, float]:
-        """Busiest expert's load over the mean one: averaged over routers, and the worst router's;
-        and the number of experts that no token went to.
-        """
-        busiest = [float(load_E.max() / load_E.float().mean()) for load_E in self.loads.values()]
-        idle = sum(int((load_E == 0).sum()) for load_E in self.loads.values())
-        mean = sum(busiest) / max(len(busiest), 1)
-        return {"load": mean, "load_worst": max(busiest, default=0.0), "idle_experts": idle}
-
-    def clamp_figures(self) -> dict[str, int]:
-        """How many elements SwiGLU clamped: gates above, and linear branches above and below."""
-        gate, above, below = self.clamped_3.tolist()
-        return {"clamp_gate": gate, "clamp_up": above, "clamp_down": below}
+    figures: Figures
 
 
 @dataclass
@@ -92,8 +50,7 @@ def observed_routing(model: nn.Module) -> Iterator[dict[str, Routing]]:
 
         return router.register_forward_hook(hook)
 
-    routers = [(n, m) for n, m in model.named_modules() if isinstance(m, Router)]
-    handles = [watch(name, router) for name, router in routers if router.bias is not None]
+    handles = [watch(name, router) for name, router in scored_routers(model).items()]
     try:
         yield seen
     finally:
@@ -106,13 +63,13 @@ def sequence_balance(routing: Routing, lengths: list[int]) -> Tensor:
 
     sum over experts of (share of slots x E) * (mean normalized score), as in DeepSeek-V3.
     """
-    num_samples, (num_tokens, num_experts) = len(lengths), routing.scores_TE.shape
-    length_B = torch.tensor(lengths)
-    sample_T = torch.repeat_interleave(torch.arange(num_samples), length_B)
-    chosen_TE = torch.zeros(num_tokens, num_experts).scatter_(1, routing.experts_TK, 1.0)
+    num_experts = routing.scores_TE.shape[1]
+    length_B = torch.tensor(lengths, device=routing.scores_TE.device)
+    sample_T = torch.repeat_interleave(length_B)
     share_TE = routing.scores_TE / routing.scores_TE.sum(-1, keepdim=True)
-    zeros_BE = torch.zeros(num_samples, num_experts)
-    slots_BE = zeros_BE.index_add(0, sample_T, chosen_TE) / length_B[:, None]
+    chosen_TE = torch.zeros_like(share_TE).scatter_(1, routing.experts_TK, 1.0)
+    zeros_BE = share_TE.new_zeros(len(lengths), num_experts, dtype=torch.float32)
+    slots_BE = zeros_BE.index_add(0, sample_T, chosen_TE.float()) / length_B[:, None]
     mean_BE = zeros_BE.index_add(0, sample_T, share_TE.float()) / length_B[:, None]
     top_k = routing.experts_TK.shape[1]
     return (slots_BE * mean_BE).sum(-1).mean() * num_experts / top_k
@@ -131,6 +88,7 @@ def training_loss(
     Logits are computed only where a token counts; the MTP block runs only if its weight is
     positive.
     """
+    zero = torch.zeros((), device=model.device)
     with (
         observed_routing(model) as routings,
         observed_attention(model, active=align_index) as attentions,
@@ -145,22 +103,22 @@ def training_loss(
             batch.target_T[rows],
             batch.weight_T[rows],
         )
-        mtp = torch.zeros(())
+        mtp = zero
         if mtp_weight > 0 and len(model.mtp):
             mtp = _mtp_loss(model, streams_TSD, batch)
     balance = torch.stack(
         [sequence_balance(routing, batch.lengths) for routing in routings.values()]
-    ).mean() if routings else torch.zeros(())  # fmt: skip
-    index = alignment_loss(attentions)
+    ).mean() if routings else zero  # fmt: skip
+    index = alignment_loss(attentions).to(model.device)
     total = next_token + mtp_weight * mtp + balance_weight * balance + index
-    loads = {
-        name: torch.bincount(routing.experts_TK.flatten(), minlength=routing.scores_TE.shape[1])
-        for name, routing in routings.items()
-    }
-    clamped_3 = torch.stack(clamps).sum(0) if clamps else torch.zeros(3, dtype=torch.int64)
-    return Losses(
-        total, next_token.item(), mtp.item(), balance.item(), index.item(), loads, clamped_3
-    )
+    figures = Figures.empty(model)
+    figures.losses_F = torch.stack([p.detach().double() for p in (next_token, mtp, balance, index)])
+    for name, routing in routings.items():
+        num_experts = routing.scores_TE.shape[1]
+        figures.loads[name] = routing.experts_TK.flatten().bincount(minlength=num_experts)
+    if clamps:
+        figures.clamped_3 = torch.stack(clamps).sum(0)
+    return Losses(total, figures)
 
 
 def _mtp_loss(model: Transformer, streams_TSD: Tensor, batch: PackedBatch) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dougong.errors import ConfigError, TrainingError
 from dougong.kernels.cpu.library import is_built
 from dougong.model.initialize import initialize
 from dougong.model.transformer import Transformer
+from dougong.train.anticipatory import Anticipation
 from dougong.train.average import Average
 from dougong.train.checkpoint import (
     drop_old_checkpoints,
@@ -22,11 +24,13 @@ from dougong.train.checkpoint import (
 )
 from dougong.train.config import PhaseConfig, RunConfig
 from dougong.train.data.corpus import load_corpus
-from dougong.train.data.mixture import Mixture, needed_sources
+from dougong.train.data.mixture import Mixture, PackedBatch, needed_sources
 from dougong.train.data.tokenizer import run_tokenizer
 from dougong.train.optimizer import Optimizer
+from dougong.train.parallel import Group, join_group
 from dougong.train.progress import Progress
 from dougong.train.schedule import Step, plan_steps
+from dougong.train.stability import SpikeWatch
 
 
 @dataclass
@@ -42,7 +46,11 @@ class Run:
     tokenizer_folder: Path
     mixtures: list[Mixture]
     progress: Progress
+    group: Group
+    watch: SpikeWatch
+    anticipation: Anticipation
     step: int = 0
+    rollbacks: int = 0
 
     @property
     def done(self) -> bool:
@@ -60,21 +68,32 @@ class Run:
         done = self.steps[: self.step]
         return done[-1].tokens + done[-1].batch_tokens if done else 0
 
-    def save(self) -> Path:
-        """Writes a checkpoint and drops old ones.
+    def batch(self, step: int) -> PackedBatch:
+        """The batch of a step."""
+        plan = self.steps[step]
+        return self.mixtures[plan.phase].batch(step, plan.batch_tokens)
+
+    def save(self) -> None:
+        """Writes a checkpoint and drops old ones; every process returns when it is there.
 
         Raises:  TrainingError if it cannot be written; older ones stay.
         """
-        tensors: dict[str, Tensor] = {"random_state": torch.get_rng_state()}
-        for part, state in self._states().items():
-            tensors |= {f"{part}/{name}": tensor for name, tensor in state.items()}
-        values = {"step": self.step, "run": self.config.to_dict()}
-        path = save_checkpoint(self.folder, self.step, tensors, values)
-        drop_old_checkpoints(self.folder, self.config.output.keep)
-        return path
+        if self.group.leads:
+            tensors: dict[str, Tensor] = {"random_state": torch.get_rng_state()}
+            for part, state in self._states().items():
+                tensors |= {f"{part}/{name}": tensor for name, tensor in state.items()}
+            values = {
+                "step": self.step,
+                "rollbacks": self.rollbacks,
+                "anticipate_until": self.anticipation.until,
+                "run": self.config.to_dict(),
+            }
+            save_checkpoint(self.folder, self.step, tensors, values)
+            drop_old_checkpoints(self.folder, self.config.output.keep)
+        self.group.wait()
 
     def restore(self, path: Path) -> None:
-        """Puts back the state of a checkpoint.
+        """Puts back the state of a checkpoint, and the log as it was then.
 
         Raises:  TrainingError if it does not fit this model.
         """
@@ -83,7 +102,7 @@ class Run:
         parts: dict[str, dict[str, Tensor]] = {part: {} for part in self._states()}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
-            parts[part][rest] = tensor
+            parts[part][rest] = tensor.to(self.model.device)
         own = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
         if own != {name: tensor.shape for name, tensor in parts["model"].items()}:
             raise TrainingError(
@@ -93,14 +112,26 @@ class Run:
         self.model.load_state_dict(parts["model"])
         self.optimizer.state = parts["optimizer"]
         self.average.state = parts["average"]
-        self.step = int(values["step"])
+        self.anticipation.state = parts["anticipation"]
+        self.anticipation.until = int(values.get("anticipate_until", 0))
+        self.step, self.rollbacks = int(values["step"]), int(values.get("rollbacks", 0))
 
     def _states(self) -> dict[str, dict[str, Tensor]]:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state,
             "average": self.average.state,
+            "anticipation": self.anticipation.state,
         }
+
+    def recall(self) -> None:
+        """Cuts the log to the steps done, and lets the spike watch know their losses."""
+        if self.group.leads:
+            self.progress.resume(self.step)
+        self.group.wait()
+        if not self.done:
+            phase = self.steps[self.step].phase
+            self.watch.restart(phase, self.progress.losses(phase))
 
 
 def open_run(config: RunConfig, *, quiet: bool = False) -> Run:
@@ -111,35 +142,61 @@ def open_run(config: RunConfig, *, quiet: bool = False) -> Run:
     model_config = load_config(config.model)
     if not isinstance(model_config, V4Config):
         raise ConfigError(f"model = {config.model!r} is not a DeepSeek-V4 configuration")
+    device = training_device(config.device)
+    group = join_group(device)
     folder = Path(config.output.folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    mixtures, tokenizer_folder = _open_data(config, folder, model_config.vocab_size)
+    with group.one_first():
+        mixtures, tokenizer_folder = _open_data(config, folder, model_config.vocab_size)
     torch.manual_seed(config.seed)
     # the same mathematics in half the time, where it is built
-    backend = "training" if is_built() else "reference"
-    model = initialize(Transformer(model_config, backend=backend), config.seed)
-    steps = plan_steps(config)
+    backend = "training" if device.type == "cpu" and is_built() else "reference"
+    model = initialize(Transformer(model_config, backend=backend), config.seed).to(device)
+    steps, stability = plan_steps(config), config.stability
     run = Run(
         config,
         folder,
         steps,
         model,
-        Optimizer(dict(model.named_parameters()), model_config.o_groups),
+        Optimizer(
+            dict(model.named_parameters()), model_config.o_groups, native=backend == "training"
+        ),
         Average(model, config.schedule.average),
         tokenizer_folder,
         mixtures,
-        Progress(folder, len(steps), quiet=quiet),
+        Progress(folder, len(steps), quiet=quiet or not group.leads),
+        group,
+        SpikeWatch(stability),
+        Anticipation(stability.lag),
     )
     if (newest := latest_checkpoint(folder)) is not None:
         run.restore(newest)
-    run.progress.resume(run.step)
+    if stability.anticipate == "always":
+        run.anticipation.until = len(steps)
+    run.recall()
     return run
+
+
+def training_device(name: str) -> torch.device:
+    """The device of this process: `cpu` or `cuda` (with torchrun, the one of its local rank).
+
+    Raises:  ConfigError for a device that is not there.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "cuda" and torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
+    raise ConfigError(f"device = {name!r} should be cpu, or cuda on a machine that has one")
 
 
 def _open_data(config: RunConfig, folder: Path, vocab_size: int) -> tuple[list[Mixture], Path]:
     """Each phase's stream (equal phases share one), and the tokenizer's folder."""
     data = config.data
-    corpus = load_corpus(Path(data.folder).expanduser(), needed_sources(config.families))
+    corpus = load_corpus(
+        Path(data.folder).expanduser(), needed_sources(config.families, full=data.full)
+    )
     tokenizer, tokenizer_folder = run_tokenizer(
         folder, data.tokenizer, vocab_size, corpus, config.families, data.seed
     )

@@ -8,6 +8,8 @@ from dougong.chat.train_bpe import save_tokenizer, train_bpe
 from dougong.train.config import RunConfig, run_config_from_dict
 from dougong.train.data.corpus import Corpus
 from dougong.train.data.tokenizer import training_texts
+from dougong.train.loop import train
+from dougong.train.run import Run, open_run
 
 VOCAB_SIZE = 512
 MIX = {"stories": 0.3, "arithmetic": 0.3, "talk": 0.4}
@@ -80,3 +82,10 @@ def values(inputs: Path, folder: Path, steps: int = 8, **schedule: object) -> di
 def run_config(inputs: Path, folder: Path, steps: int = 8, **schedule: object) -> RunConfig:
     """The same as a checked configuration."""
     return run_config_from_dict(values(inputs, folder, steps, **schedule))
+
+
+def trained(config: RunConfig) -> Run:
+    """The finished run."""
+    run = open_run(config, quiet=True)
+    train(run)
+    return run

@@ -119,6 +119,12 @@ def test_a_name_that_was_told_is_asked_back(seed: int) -> None:
     assert 4 <= len(task.messages) <= 40
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_no_answer_of_a_conversation_lost_its_reasoning(seed: int) -> None:
+    task = CONVERSATIONS.draw("several tasks", random.Random(seed))
+    assert not any("reasoning_content" in message for message in task.messages)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_haystacks_are_long_and_hold_their_needle(seed: int) -> None:
     task = HAYSTACKS(random.Random(seed))

@@ -57,7 +57,7 @@ template <class Y> void compress_as(const dg_compress_args& a) {
         if ((s.start + t - s.low + 1) % a.ratio == 0) last_row[e++] = t;
     }
     const int64_t size = a.overlap ? a.width / 2 : a.width;
-    parallel(entries, entries * a.ratio * a.width * 16, [&](int64_t e) {
+    parallel<KEEP>(entries, entries * a.ratio * a.width * 16, [&](int64_t e) {
         const dg_span& s = a.spans[of[last_row[e]]];
         const int64_t end = s.start + last_row[e] - s.low + 1;
         if (end <= s.frozen) return;
@@ -68,7 +68,7 @@ template <class Y> void compress_as(const dg_compress_args& a) {
         write_row(*a.entries, x, Blocks(*a.entries, s).at(end / a.ratio - 1));
     });
     if (!a.ring) return;
-    parallel(a.tokens, a.tokens * a.width * 4, [&](int64_t t) {
+    parallel<KEEP>(a.tokens, a.tokens * a.width * 4, [&](int64_t t) {
         const dg_span& s = a.spans[of[t]];
         const int64_t i = t - s.low, position = s.start + i;
         if (i < s.tokens - a.ring->count) return;  // a later token takes its slot

@@ -187,7 +187,7 @@ inline const int32_t* spans_of_rows(const dg_span* spans, int64_t num_spans, int
 template <class T> void remember_as(const dg_remember_args& a) {
     const dg_place& ring = *a.ring;
     const int32_t* of = spans_of_rows(a.spans, a.num_spans, a.tokens);
-    parallel(a.tokens, a.tokens * a.size * 4, [&](int64_t t) {
+    parallel<KEEP>(a.tokens, a.tokens * a.size * 4, [&](int64_t t) {
         const dg_span& span = a.spans[of[t]];
         const int64_t i = t - span.low;
         if (i < span.tokens - ring.count) return;  // a later row takes its slot

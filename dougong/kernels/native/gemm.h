@@ -91,7 +91,15 @@ inline void gemm_tile(Operand a, const float* panel, int64_t depth, float* c, in
     const int64_t row = a.row, two = 2 * row, three = 3 * row;
     const float* p[(R + 3) / 4];  // every fourth row: the others are one address away
     for (int r = 0; r < R; r += 4) p[r / 4] = a.data + r * row;
-    for (int64_t k = 0; k < depth; k++, panel += GEMM_COLUMNS) {
+    for (int r = 0; r < R; r++) {
+        __builtin_prefetch(c + r * ldc, 1);
+        if (N == 2) __builtin_prefetch(c + r * ldc + LANES, 1);
+    }
+    // the next rows of a: behind these ones, or (transposed) farther along k
+    const float* ahead = a.data + (a.column == 1 ? R * row : 16 * a.column);
+    const int64_t step = a.column == 1 ? R * row / depth : a.column;
+    for (int64_t k = 0; k < depth; k++, panel += GEMM_COLUMNS, ahead += step) {
+        __builtin_prefetch(ahead);
         V b[N];
 #pragma GCC unroll 2
         for (int n = 0; n < N; n++) b[n] = load(panel + n * LANES);
@@ -106,13 +114,23 @@ inline void gemm_tile(Operand a, const float* panel, int64_t depth, float* c, in
 #pragma GCC unroll 3
         for (int r = 0; r < R; r += 4) p[r / 4] += a.column;
     }
+    if (width == N * LANES) {
 #pragma GCC unroll 12
-    for (int r = 0; r < R; r++)
+        for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
+            for (int n = 0; n < N; n++) {
+                float* to = c + r * ldc + n * LANES;
+                store(to, add ? load(to) + acc[r][n] : acc[r][n]);
+            }
+        return;
+    }
+    V kept[R][N];  // a copy: indexing `acc` by a variable would keep it out of the registers
+    memcpy(kept, acc, sizeof kept);
+    for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++) {
             float* to = c + r * ldc + n * LANES;
             const int64_t left = width - n * LANES;
-            store_some(to, add ? load_some(to, left) + acc[r][n] : acc[r][n], left);
+            store_some(to, add ? load_some(to, left) + kept[r][n] : kept[r][n], left);
         }
 }
 template <int R>

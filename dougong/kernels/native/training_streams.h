@@ -9,13 +9,28 @@ namespace DG_PATH {
 
 constexpr int64_t SIDE = 8;  // most streams
 
+// Some lanes, or all of them where that is known.
+template <bool SOME> DG_INLINE V load_part(const float* p, int64_t n) {
+    if constexpr (SOME) return load_some(p, n);
+    return load(p);
+}
+template <bool SOME> DG_INLINE void store_part(float* p, V v, int64_t n) {
+    if constexpr (SOME) store_some(p, v, n);
+    else store(p, v);
+}
+
 // One Sinkhorn step on the matrices p [s, s] of sixteen tokens: rows or columns divided by their sum.
-DG_INLINE void normalize_lanes(V* p, int64_t s, bool rows, float eps, V* sums) {
+template <int FIXED>
+DG_INLINE void normalize_lanes(V* p, int64_t side, bool rows, float eps, V* sums) {
+    const int64_t s = FIXED ? FIXED : side;
+#pragma GCC unroll 16
     for (int64_t i = 0; i < s; i++) {
         V total = splat(eps);
+#pragma GCC unroll 16
         for (int64_t j = 0; j < s; j++) total = total + p[rows ? i * s + j : j * s + i];
         sums[i] = total;
         const V inverse = splat(1.0f) / total;
+#pragma GCC unroll 16
         for (int64_t j = 0; j < s; j++) {
             V& at = p[rows ? i * s + j : j * s + i];
             at = at * inverse;
@@ -23,14 +38,19 @@ DG_INLINE void normalize_lanes(V* p, int64_t s, bool rows, float eps, V* sums) {
     }
 }
 // The gradient of that step: `q` is its result, `d` the gradient in q and then in the step's input.
-DG_INLINE void normalize_lanes_back(V* d, const V* q, int64_t s, bool rows, const V* sums) {
+template <int FIXED>
+DG_INLINE void normalize_lanes_back(V* d, const V* q, int64_t side, bool rows, const V* sums) {
+    const int64_t s = FIXED ? FIXED : side;
+#pragma GCC unroll 16
     for (int64_t i = 0; i < s; i++) {
         V dot = zero();
+#pragma GCC unroll 16
         for (int64_t j = 0; j < s; j++) {
             const int64_t at = rows ? i * s + j : j * s + i;
             dot = fma(d[at], q[at], dot);
         }
         const V inverse = splat(1.0f) / sums[i];
+#pragma GCC unroll 16
         for (int64_t j = 0; j < s; j++) {
             const int64_t at = rows ? i * s + j : j * s + i;
             d[at] = (d[at] - dot) * inverse;
@@ -39,7 +59,9 @@ DG_INLINE void normalize_lanes_back(V* d, const V* q, int64_t s, bool rows, cons
 }
 // Sinkhorn on a [s, s]; with `history`, every step's result and sums are kept for the way back.
 // The first step is a softmax over rows, to which eps is added behind the division.
-inline void sinkhorn_lanes(V* a, int64_t s, int64_t iterations, float eps, V* history) {
+template <int FIXED>
+inline void sinkhorn_of(V* a, int64_t side, int64_t iterations, float eps, V* history) {
+    const int64_t s = FIXED ? FIXED : side;
     const int64_t kept = s * s + s;
     for (int64_t j = 0; j < s; j++) {
         V top = a[j * s];
@@ -47,28 +69,45 @@ inline void sinkhorn_lanes(V* a, int64_t s, int64_t iterations, float eps, V* hi
         for (int64_t k = 0; k < s; k++) a[j * s + k] = exp(a[j * s + k] - top);
     }
     for (int64_t step = 0; step < 2 * iterations; step++) {
-        V sums[SIDE];
-        normalize_lanes(a, s, step % 2 == 0, step ? eps : 0.0f, sums);
+        V sums[FIXED ? FIXED : SIDE];
+        if (step % 2 == 0) normalize_lanes<FIXED>(a, s, true, step ? eps : 0.0f, sums);
+        else normalize_lanes<FIXED>(a, s, false, eps, sums);
         if (history) {
             std::copy(a, a + s * s, history + step * kept);
             std::copy(sums, sums + s, history + step * kept + s * s);
         }
         if (step == 0)
+#pragma GCC unroll 16
             for (int64_t i = 0; i < s * s; i++) a[i] = a[i] + splat(eps);
     }
 }
-inline void sinkhorn_lanes_back(V* d, int64_t s, int64_t iterations, const V* history) {
+template <int FIXED>
+inline void sinkhorn_back_of(V* d, int64_t side, int64_t iterations, const V* history) {
+    const int64_t s = FIXED ? FIXED : side;
     const int64_t kept = s * s + s;
     for (int64_t step = 2 * iterations - 1; step > 0; step--) {
         const V* at = history + step * kept;
-        normalize_lanes_back(d, at, s, step % 2 == 0, at + s * s);
+        if (step % 2 == 0) normalize_lanes_back<FIXED>(d, at, s, true, at + s * s);
+        else normalize_lanes_back<FIXED>(d, at, s, false, at + s * s);
     }
+#pragma GCC unroll 16
     for (int64_t j = 0; j < s; j++) {  // softmax: d = p (d - sum d p)
         const V* p = history + j * s;
         V dot = zero();
+#pragma GCC unroll 16
         for (int64_t k = 0; k < s; k++) dot = fma(d[j * s + k], p[k], dot);
+#pragma GCC unroll 16
         for (int64_t k = 0; k < s; k++) d[j * s + k] = (d[j * s + k] - dot) * p[k];
     }
+}
+
+inline void sinkhorn_lanes(V* a, int64_t s, int64_t iterations, float eps, V* history) {
+    s == 4 ? sinkhorn_of<4>(a, s, iterations, eps, history)
+           : sinkhorn_of<0>(a, s, iterations, eps, history);
+}
+inline void sinkhorn_lanes_back(V* d, int64_t s, int64_t iterations, const V* history) {
+    s == 4 ? sinkhorn_back_of<4>(d, s, iterations, history)
+           : sinkhorn_back_of<0>(d, s, iterations, history);
 }
 
 // What sixteen tokens mix with: z = mix * inverse * scale + base, [R] vectors; m keeps mix.
@@ -216,53 +255,78 @@ inline void mix_backward(const dg_mix_args& a) {
     });
 }
 
-inline void spread_forward(const dg_spread_args& a) {
-    const int64_t s = a.num_streams, tokens = a.tokens, size = a.size;
+// FIXED: the number of streams where it is known and rows are whole vectors (loops are unrolled then,
+// values stay in registers), else 0.
+template <int FIXED> void spread_forward_of(const dg_spread_args& a) {
+    const int64_t s = FIXED ? FIXED : a.num_streams, tokens = a.tokens, size = a.size;
     parallel(tokens, tokens * size * s * s, [&](int64_t t) {
         const float *h = a.streams + t * s * size, *y = a.y + t * size;
+#pragma GCC unroll 16
         for (int64_t k = 0; k < s; k++) {
-            V mix[SIDE];
+            V mix[FIXED ? FIXED : SIDE];
+#pragma GCC unroll 16
             for (int64_t j = 0; j < s; j++) mix[j] = broadcast(a.comb[(j * s + k) * tokens + t]);
             const V post = broadcast(a.post[k * tokens + t]);
             for (int64_t c = 0; c < size; c += LANES) {
-                V v = post * load_some(y + c, size - c);
-                for (int64_t j = 0; j < s; j++) v = fma(mix[j], load_some(h + j * size + c, size - c), v);
-                store_some(a.out + (t * s + k) * size + c, v, size - c);
+                V v = post * load_part<FIXED == 0>(y + c, size - c);
+#pragma GCC unroll 16
+                for (int64_t j = 0; j < s; j++) v = fma(mix[j], load_part<FIXED == 0>(h + j * size + c, size - c), v);
+                store_part<FIXED == 0>(a.out + (t * s + k) * size + c, v, size - c);
             }
         }
     });
 }
 
-inline void spread_backward(const dg_spread_args& a) {
-    const int64_t s = a.num_streams, tokens = a.tokens, size = a.size;
+inline void spread_forward(const dg_spread_args& a) {
+    a.num_streams == 4 && a.size % LANES == 0 ? spread_forward_of<4>(a) : spread_forward_of<0>(a);
+}
+
+template <int FIXED> void spread_backward_of(const dg_spread_args& a) {
+    const int64_t s = FIXED ? FIXED : a.num_streams, tokens = a.tokens, size = a.size;
     parallel(tokens, tokens * size * s * s * 2, [&](int64_t t) {
         const float *h = a.streams + t * s * size, *y = a.y + t * size, *d = a.d_out + t * s * size;
-        V d_post[SIDE], d_comb[SIDE * SIDE];
+        constexpr int64_t most = FIXED ? FIXED : SIDE;
+        V d_post[most], d_comb[most * most], mix[most * most];
+#pragma GCC unroll 16
         for (int64_t i = 0; i < s; i++) d_post[i] = zero();
-        for (int64_t i = 0; i < s * s; i++) d_comb[i] = zero();
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < s * s; i++) {
+            d_comb[i] = zero();
+            mix[i] = broadcast(a.comb[i * tokens + t]);
+        }
         for (int64_t c = 0; c < size; c += LANES) {
-            V in[SIDE], d_in[SIDE], d_y = zero();
-            const V out = load_some(y + c, size - c);
+            V in[most], d_in[most], d_y = zero();
+            const V out = load_part<FIXED == 0>(y + c, size - c);
+#pragma GCC unroll 16
             for (int64_t j = 0; j < s; j++) {
-                in[j] = load_some(h + j * size + c, size - c);
+                in[j] = load_part<FIXED == 0>(h + j * size + c, size - c);
                 d_in[j] = zero();
             }
+#pragma GCC unroll 16
             for (int64_t k = 0; k < s; k++) {
-                const V g = load_some(d + k * size + c, size - c);
+                const V g = load_part<FIXED == 0>(d + k * size + c, size - c);
                 d_y = fma(broadcast(a.post[k * tokens + t]), g, d_y);
                 d_post[k] = fma(g, out, d_post[k]);
+#pragma GCC unroll 16
                 for (int64_t j = 0; j < s; j++) {
-                    d_in[j] = fma(broadcast(a.comb[(j * s + k) * tokens + t]), g, d_in[j]);
+                    d_in[j] = fma(mix[j * s + k], g, d_in[j]);
                     d_comb[j * s + k] = fma(g, in[j], d_comb[j * s + k]);
                 }
             }
-            store_some(a.d_y + t * size + c, d_y, size - c);
+            store_part<FIXED == 0>(a.d_y + t * size + c, d_y, size - c);
+#pragma GCC unroll 16
             for (int64_t j = 0; j < s; j++)
-                store_some(a.d_streams + (t * s + j) * size + c, d_in[j], size - c);
+                store_part<FIXED == 0>(a.d_streams + (t * s + j) * size + c, d_in[j], size - c);
         }
+#pragma GCC unroll 16
         for (int64_t k = 0; k < s; k++) a.d_post[k * tokens + t] = sum(d_post[k]);
+#pragma GCC unroll 16
         for (int64_t i = 0; i < s * s; i++) a.d_comb[i * tokens + t] = sum(d_comb[i]);
     });
+}
+
+inline void spread_backward(const dg_spread_args& a) {
+    a.num_streams == 4 && a.size % LANES == 0 ? spread_backward_of<4>(a) : spread_backward_of<0>(a);
 }
 
 }  // namespace DG_PATH

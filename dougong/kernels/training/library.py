@@ -78,6 +78,14 @@ class Entropy(ctypes.Structure):
     _fields_ = struct_fields("x head weight target loss d_x d_head", "rows size vocabulary")
 
 
+class Muon(ctypes.Structure):
+    """Arguments of dg_muon."""
+
+    _fields_ = struct_fields(
+        "parameter momentum gradient coefficients", "batch rows columns rounds", "decay kept step"
+    )
+
+
 def run(name: str, arguments: ctypes.Structure) -> None:
     """Calls a kernel; the tensors behind the pointers must be alive in the caller."""
     getattr(library(), name)(ctypes.byref(arguments))

@@ -21,8 +21,9 @@ ODDS = (25, 20, 15, 15, 10, 8, 7)
 def join(tasks: list[Task]) -> Task:
     """The tasks as one conversation; the last one is judged.
 
-    System messages do not fit between turns, so no task may have one; reasoning before the last
-    question is left out by the prompt encoder, as the chat leaves it out.
+    System messages do not fit between turns, so no task may have one. The prompt encoder leaves out
+    reasoning before the last question, so only the last task may think: answers that need their
+    reasoning would be trained on without it.
     """
     messages: list[Message] = []
     for task in tasks[:-1]:
@@ -31,17 +32,17 @@ def join(tasks: list[Task]) -> Task:
     return Task(messages=(*messages, *last.messages), answer=last.answer, judge=last.judge)
 
 
-def _task(rng: random.Random, held_out: bool = False) -> Task:
+def _task(rng: random.Random, *, last: bool, held_out: bool = False) -> Task:
     while True:
         task = rng.choices(JOINED, ODDS)[0](rng, held_out=held_out)
-        if task.messages[0]["role"] == "user":
+        if task.messages[0]["role"] == "user" and (last or not task.thinking):
             return task
 
 
 def several_tasks(rng: random.Random, *, held_out: bool = False) -> Task:
     """Two to five tasks."""
-    tasks = [_task(rng) for _ in range(rng.randint(1, 4))]
-    return join([*tasks, _task(rng, held_out)])
+    tasks = [_task(rng, last=False) for _ in range(rng.randint(1, 4))]
+    return join([*tasks, _task(rng, last=True, held_out=held_out)])
 
 
 def remembered_name(rng: random.Random, *, held_out: bool = False) -> Task:
@@ -54,7 +55,7 @@ def remembered_name(rng: random.Random, *, held_out: bool = False) -> Task:
     question = {"role": "user", "content": "What is my name?"}
     answer = {"role": "assistant", "content": f"Your name is {name}."}
     last = Task(messages=(question,), answer=answer, judge=holds_only(name, []))
-    task = join([*(_task(rng) for _ in range(rng.randint(1, 3))), last])
+    task = join([*(_task(rng, last=False) for _ in range(rng.randint(1, 3))), last])
     return Task(messages=(*opening, *task.messages), answer=answer, judge=last.judge)
 
 
