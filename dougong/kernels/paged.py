@@ -75,10 +75,11 @@ class BlockPool:
 
     def _grow(self, num_blocks: int) -> None:
         size = num_blocks * self.block_bytes
-        if self._file is None:
-            slab = torch.empty(size, dtype=torch.uint8, device=self.device)
-        else:
-            slab = torch.from_file(str(self._file), shared=True, size=size, dtype=torch.uint8)
+        with torch.inference_mode(False):  # else it could not be written outside of that mode
+            if self._file is None:
+                slab = torch.empty(size, dtype=torch.uint8, device=self.device)
+            else:
+                slab = torch.from_file(str(self._file), shared=True, size=size, dtype=torch.uint8)
         if self._poison:
             slab.fill_(POISON)
         first = len(self._homes)
@@ -223,7 +224,8 @@ class RequestMemory:
     """What operators read and write of one request: `rings`, its own bytes, and its block table."""
 
     def __init__(self, pool: BlockPool, ring_bytes: int) -> None:
-        self.rings = torch.empty(ring_bytes, dtype=torch.uint8, device=pool.device)
+        with torch.inference_mode(False):  # as in the pool
+            self.rings = torch.empty(ring_bytes, dtype=torch.uint8, device=pool.device)
         self.address = self.rings.data_ptr()
         self.table = BlockTable(pool)
 

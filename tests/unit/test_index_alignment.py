@@ -62,11 +62,9 @@ def test_target_is_the_probability_the_layer_uses(model: Transformer) -> None:
     with observed_attention(model, active=True) as seen, torch.no_grad():
         model(draw(num_tokens), [num_tokens])
     layer = seen[0].layer
-    _, q_THC, kv_TC, tokens_TX = _main_side(seen[0])
-    assert layer.compressor is not None
+    _, q_THC, kv_TC, entries_MC = _main_side(seen[0])
     hidden_NM = _hidden_entries(layer, torch.zeros(num_tokens, num_tokens // layer.ratio))
-    target_NM = _attention_to_entries(layer, q_THC, kv_TC, tokens_TX, hidden_NM)
-    entries_MC = layer.compressor.entries(tokens_TX, 0, None, layer.freqs_P)
+    target_NM = _attention_to_entries(layer, q_THC, kv_TC, entries_MC, hidden_NM)
     query, position = num_tokens - 1, num_tokens - 1
     window = layer.config.sliding_window
     keys = torch.cat([kv_TC[position - window + 1 : position + 1], entries_MC])
