@@ -17,8 +17,15 @@ from dougong.conform.case import CLOSE, EXACT, Call, Case, Results
 from dougong.conform.draw import DTYPES, Draw
 from dougong.kernels.compressor import pending, round_index_vector
 from dougong.kernels.entries import FLOATS, EntryFormat, Kind
-from dougong.kernels.paged import BLOCK_TOKENS, BlockPool, BlockTable, Place, RequestMemory
-from dougong.kernels.paged import Span, Spans
+from dougong.kernels.paged import (
+    BLOCK_TOKENS,
+    BlockPool,
+    BlockTable,
+    Place,
+    RequestMemory,
+    Span,
+    Spans,
+)
 from dougong.kernels.registry import Operators
 from dougong.kernels.rounding import round_cache_entry
 
@@ -55,17 +62,15 @@ def _attention(draw: Draw, rows: int) -> Case:
     start, window, ratio = draw.integer(0, 200), draw.integer(1, 40), draw.choice((0, 4, 128))
     rounded = draw.choice((True, False))
     num_entries = (start + rows) // ratio if ratio else 0
+    kv, entries = (draw.noise(n, size, dtype=dtype) for n in (start + rows, num_entries))
     inputs = {
         "q": draw.noise(rows, heads, size, dtype=dtype),
-        "kv": draw.noise(start + rows, size, dtype=dtype),
-        "entries": draw.noise(num_entries, size, dtype=dtype),
+        "kv": round_cache_entry(kv, 2 * PAIRS) if rounded else kv,
+        "entries": round_cache_entry(entries, 2 * PAIRS) if rounded else entries,
         "selected": None,
         "sink": draw.noise(heads),
         "turn": draw.turns(rows, PAIRS, start),
     }
-    if rounded:
-        for name in ("kv", "entries"):
-            inputs[name] = round_cache_entry(inputs[name], 2 * PAIRS)
     if num_entries and ratio == 4 and draw.choice((True, False)):
         visible_N = (torch.arange(start, start + rows) + 1) // ratio
         picks = draw.picks(rows, num_entries, 9)

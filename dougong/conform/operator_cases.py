@@ -198,6 +198,35 @@ def _lookup(draw: Draw, rows: int) -> Case:
     )  # fmt: skip
 
 
+def _index_alignment(draw: Draw, rows: int) -> Case:
+    heads, size, length = draw.integer(1, 3), 16 * draw.integer(1, 3), 4 * draw.integer(2, 9)
+    index_heads, rows = draw.integer(1, 4), min(rows, 5)  # one call for each sample
+    inputs = {
+        "q": draw.noise(rows, length, heads, size),
+        "kv": draw.noise(rows, length, size),
+        "entries": draw.noise(rows, length // 4, size),
+        "sink": draw.noise(heads),
+        "index_q": draw.noise(rows, length, index_heads, 16),
+        "weight": draw.noise(rows, length, index_heads),
+        "keys": draw.noise(rows, length // 4, 16) / 4,
+    }
+    top_k = draw.choice((None, 3))
+
+    def call(o: Operators, i: SimpleNamespace, r: slice) -> Results:
+        options = {"lengths": [length], "window": 7, "ratio": 4, "top_k": top_k, "shortest": 1}
+        samples = zip(
+            i.q[r], i.kv[r], i.entries[r], i.index_q[r], i.weight[r], i.keys[r], strict=True
+        )
+        losses = [
+            o.index_alignment(q, kv, entries, i.sink, index_q, weight, keys, **options)
+            for q, kv, entries, index_q, weight, keys in samples
+        ]
+        return (torch.stack(losses),)
+
+    about = f"samples of {length} tokens, {index_heads} index heads, {top_k or 'all'} entries"
+    return Case("index_alignment", about, rows, inputs, call, CLOSE[torch.float32])
+
+
 def _cross_entropy(draw: Draw, rows: int) -> Case:
     size, vocab, dtype = draw.integer(1, 90), draw.integer(2, 200), draw.choice(DTYPES)
     rows = min(rows, 5)  # one call for each row
@@ -265,6 +294,7 @@ MAKERS: dict[str, tuple[_Maker, ...]] = {
         ),
     ),
     **MEMORY_MAKERS,
+    "index_alignment": (_index_alignment,),
     "add": (_add,),
     "lookup": (_lookup,),
     "grouped_projection": (_grouped_projection,),

@@ -46,7 +46,7 @@ def compress(
     Returns: the entries [E, D] in `dtype`, request by request; None where they went to `place`.
     """
     ratio = ape_MX.shape[0]
-    score_TX = score_TX + ape_MX[spans.positions_T % ratio]
+    score_TX = score_TX + ape_MX[spans.positions % ratio]
     tokens_TX = torch.cat([value_TX, score_TX], -1)
     parts = zip(spans, tokens_TX.split(spans.lengths), strict=True)
     pooled = [_pool_request(x_NX, span, ring, ratio, weight_D.shape[0]) for span, x_NX in parts]

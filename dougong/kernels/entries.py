@@ -78,7 +78,9 @@ class EntryFormat:
         if self.kind in _DTYPES:
             return bytes_NB.contiguous().view(_DTYPES[self.kind]).to(dtype)
         if self.kind == "fp4":
-            packed_NB, scale_NG = bytes_NB.split([self.width // 2, -(-self.width // INDEX_GROUP)], 1)
+            packed_NB, scale_NG = bytes_NB.split(
+                [self.width // 2, -(-self.width // INDEX_GROUP)], 1
+            )
             code_NC = torch.stack([packed_NB & 15, packed_NB >> 4], -1).flatten(1)
             values = torch.tensor(E2M1_VALUES, device=bytes_NB.device)
             return _scaled(values[code_NC.long()], scale_NG, INDEX_GROUP).to(dtype)

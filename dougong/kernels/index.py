@@ -88,6 +88,7 @@ def each_request(
     """Every request's complete compressed entries [M, width], floating point."""
     counts = [span.end // ratio for span in spans]
     if isinstance(entries, Tensor):
-        return entries.split(counts)
+        dense: Sequence[Tensor] = entries.split(counts)
+        return dense
     parts = zip(spans, counts, strict=True)
     return [span.memory.entries(entries, n, dtype) for span, n in parts if span.memory is not None]

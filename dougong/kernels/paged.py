@@ -26,7 +26,9 @@ from torch import Tensor
 from dougong.errors import InputError
 from dougong.kernels.entries import EntryFormat
 
-BLOCK_TOKENS = 128  # lcm of the compression ratios: every kind of entry fits a whole number of times
+BLOCK_TOKENS = (
+    128  # lcm of the compression ratios: every kind of entry fits a whole number of times
+)
 SMALLEST_SLAB = 16  # blocks that a growing pool begins with; it doubles
 POISON = 0xFF  # NaN in every entry format
 
@@ -304,8 +306,8 @@ class Spans:
         return len(self.spans)
 
     @cached_property
-    def positions_T(self) -> Tensor:
-        """Every token's position in its request."""
+    def positions(self) -> Tensor:
+        """Every token's position in its request, int64 [T]."""
         positions = [position for span in self.spans for position in range(span.start, span.end)]
         return torch.tensor(positions, dtype=torch.int64, device=self.device)
 

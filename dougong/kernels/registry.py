@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from dougong.errors import BackendError
+from dougong.kernels import alignment as _alignment
 from dougong.kernels import attention as _attention
 from dougong.kernels import compressor as _compressor
 from dougong.kernels import experts as _experts
@@ -44,6 +45,7 @@ class Operators:
     rope_index_q: Operator
     compress: Operator
     index_select: Operator
+    index_alignment: Operator
     attention: Operator
     remember: Operator
     add: Operator
@@ -68,6 +70,7 @@ REFERENCE = Operators(
     rope_index_q=_index.rope_index_q,
     compress=_compressor.compress,
     index_select=_index.index_select,
+    index_alignment=_alignment.index_alignment,
     attention=_attention.attention,
     remember=_compressor.remember,
     add=_experts.add,

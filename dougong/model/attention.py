@@ -6,16 +6,34 @@ P rope pairs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from dougong.config import V4Config
+from dougong.kernels.paged import Place
 from dougong.kernels.rotary import frequencies
 from dougong.model.batch import Batch
 from dougong.model.compressor import Compressor
 from dougong.model.indexer import Indexer
 from dougong.model.layers import Build, Linear, RMSNorm, parameter
 from dougong.model.layout import LayerPlaces
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a layer's attention over whole samples works on, for those who watch it."""
+
+    layer: Attention
+    batch: Batch
+    x_TD: Tensor
+    latent_TL: Tensor
+    rotation_TP: Tensor
+    q_THC: Tensor
+    kv_TC: Tensor
+    entries_MC: Tensor | None
 
 
 class Attention(nn.Module):
@@ -30,6 +48,7 @@ class Attention(nn.Module):
     def __init__(self, build: Build, config: V4Config, places: LayerPlaces) -> None:
         super().__init__()
         self.dense = False  # every visible entry counts, whatever the indexer says (training)
+        self.watch: Callable[[Packed], None] | None = None  # told of every call without memory
         self.build, self.config, self.places = build, config, places
         self.ratio = 0 if places.compressor is None else places.compressor.ratio
         hidden, heads, head_dim = config.hidden_size, config.num_attention_heads, config.head_dim
@@ -70,6 +89,8 @@ class Attention(nn.Module):
         entries = selected_TK = None
         if self.compressor is not None:
             entries = self.compressor(x_TD, batch, self.freqs_P)
+        if self.watch is not None and not isinstance(entries, Place):
+            self.watch(Packed(self, batch, x_TD, latent_TL, rotation_TP, q_THC, kv_TC, entries))
         if self.indexer is not None and not self.dense:
             selected_TK = self.indexer(latent_TL, x_TD, batch, self.freqs_P)
         ring = self.places.window if spans.remembered else None

@@ -51,16 +51,11 @@ class Batch:
         """Tokens of each request."""
         return self.spans.lengths
 
-    @property
-    def positions_T(self) -> Tensor:
-        """Every token's position in its request."""
-        return self.spans.positions_T
-
     def rotations(self, freqs_P: Tensor) -> Tensor:
         """RoPE rotations [T, P] of all tokens for one frequency table."""
         key = freqs_P.data_ptr(), 0
         if key not in self.turned:
-            self.turned[key] = rotations(freqs_P, self.positions_T)
+            self.turned[key] = rotations(freqs_P, self.spans.positions)
         return self.turned[key]
 
     def entry_rotations(self, freqs_P: Tensor, ratio: int) -> Tensor:
@@ -72,7 +67,7 @@ class Batch:
         return self.turned[key]
 
     def entry_positions(self, ratio: int) -> list[int]:
-        """The first positions of the blocks of `ratio` tokens that these tokens complete (trap 5)."""
+        """The first positions (trap 5) of the blocks of `ratio` that these tokens complete."""
         return [
             position
             for span in self.spans

@@ -24,8 +24,8 @@ from dougong.kernels.registry import operators
 from dougong.kernels.router import top_k_lowest_index
 from dougong.model.batch import Batch, check_tokens
 from dougong.model.layers import Build, Embedding, Linear, RMSNorm, WideLinear, parameter
-from dougong.model.mla import Form, LatentAttention, LatentCache
 from dougong.model.log import Log
+from dougong.model.mla import Form, LatentAttention, LatentCache
 
 
 class V3State:

@@ -131,9 +131,18 @@ def test_entries_leave_their_operators_rounded_as_the_reference_rounds(data: st.
         # blocks of tokens that are all alike pool to what they are
         value = pooled.repeat_interleave(128, 0)
         entries: Tensor = CPU.compress(
-            value, torch.zeros_like(value), torch.zeros(128, size), weight, turn,
-            Spans([Span(0, len(value), 0)]), eps=1e-6, ring=None, place=None, dtype=dtype,
-            rounded=rounded, index=index,
+            value,
+            torch.zeros_like(value),
+            torch.zeros(128, size),
+            weight,
+            turn,
+            Spans([Span(0, len(value), 0)]),
+            eps=1e-6,
+            ring=None,
+            place=None,
+            dtype=dtype,
+            rounded=rounded,
+            index=index,
         )
         return entries
 

@@ -145,9 +145,7 @@ def test_the_releases_bytes_lose_nothing(
         return StateLayout(config, dtype, rounded=False)
 
     monkeypatch.setattr(transformer, "StateLayout", plain)
-    floats = load_model(
-        FOLDER / "sq2_mtp", backend="cpu", dtype=torch.bfloat16, rounding="release"
-    )
+    floats = load_model(FOLDER / "sq2_mtp", backend="cpu", dtype=torch.bfloat16, rounding="release")
     assert floats.layout.layers[0].window.format.kind == "bfloat16"
     ids, outputs = ids_of(0), []
     for subject in (release, floats):

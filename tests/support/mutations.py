@@ -84,7 +84,7 @@ def no_derotation(patch: Patch) -> None:
 def plain_theta_in_compressing_layers(patch: Patch) -> None:
     def wrong(self: batch_model.Batch, freqs: Tensor) -> Tensor:
         plain = rotary.frequencies(2 * freqs.shape[0], 10000.0, None)
-        return rotary.rotations(plain, self.positions_T)
+        return rotary.rotations(plain, self.spans.positions)
 
     patch.setattr(batch_model.Batch, "rotations", wrong)
 
@@ -134,7 +134,7 @@ def no_sink(patch: Patch) -> None:
 
 def entry_position(patch: Patch, wrong: Callable[[Tensor], Tensor]) -> None:
     def moved(self: batch_model.Batch, freqs: Tensor, ratio: int) -> Tensor:
-        ends = self.positions_T + 1
+        ends = self.spans.positions + 1
         return rotary.rotations(freqs, wrong(ends[ends % ratio == 0] - ratio))
 
     patch.setattr(batch_model.Batch, "entry_rotations", moved)

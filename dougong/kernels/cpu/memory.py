@@ -11,8 +11,8 @@ from torch import Tensor
 from dougong.errors import ShapeError
 from dougong.kernels.cpu.library import NativePlace, NativeSpan
 from dougong.kernels.cpu.tensors import contiguous
-from dougong.kernels.entries import FLOATS
-from dougong.kernels.paged import Entries, EntryFormat, Place, Spans
+from dougong.kernels.entries import FLOATS, EntryFormat
+from dougong.kernels.paged import Entries, Place, Spans
 
 FORMATS = {"float32": 0, "bfloat16": 1, "fp8": 2, "fp4": 3}  # as in kernels/native/abi.h
 ENDLESS = 1 << 62  # entries in the one block that a dense tensor is
@@ -69,7 +69,9 @@ class DenseSpans:
         at, row_bytes = entries.data_ptr(), entries.shape[1] * entries.element_size()
         for i, span in enumerate(spans):
             self.blocks[i] = at
-            self.array[i].blocks = ctypes.addressof(self.blocks) + i * ctypes.sizeof(ctypes.c_void_p)
+            self.array[i].blocks = ctypes.addressof(self.blocks) + i * ctypes.sizeof(
+                ctypes.c_void_p
+            )
             at += span.end // ratio * row_bytes
 
 

@@ -74,4 +74,3 @@ def call(name: str, arguments: ctypes.Structure, *kept: Any) -> None:
         getattr(library(), name)(arguments)
     else:
         program.note(name, arguments, kept)
-

@@ -8,6 +8,7 @@ from typing import Any
 
 from dougong.kernels.cpu import attention, compressor, products, streams
 from dougong.kernels.linear import cross_entropy
+from dougong.kernels.training.attention import index_alignment
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "linear": products.linear,
@@ -24,6 +25,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "rope_index_q": streams.rope_index_q,
     "compress": compressor.compress,
     "index_select": attention.index_select,
+    "index_alignment": index_alignment,
     "attention": attention.attention,
     "remember": attention.remember,
     "add": streams.add,

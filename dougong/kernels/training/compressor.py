@@ -44,7 +44,7 @@ def compress(
             ring=ring, place=place, **options,
         )  # fmt: skip
     ratio = ape_MX.shape[0]
-    tokens_TX = torch.cat([value_TX, score_TX + ape_MX[spans.positions_T % ratio]], -1)
+    tokens_TX = torch.cat([value_TX, score_TX + ape_MX[spans.positions % ratio]], -1)
     overlap = ratio == reference.OVERLAP_RATIO
     pooled_ED = _packed_pool(tokens_TX, spans.lengths, ratio, overlap=overlap)
     return _finish_entry(pooled_ED, weight_D, rotation_EP, **options)

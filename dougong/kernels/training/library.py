@@ -72,6 +72,18 @@ class PackAttention(ctypes.Structure):
     )
 
 
+class Alignment(ctypes.Structure):
+    """Arguments of dg_alignment."""
+
+    _fields_ = (
+        ("attention", ctypes.POINTER(PackAttention)),
+        *struct_fields(
+            "index_q weight keys loss d_index_q d_weight d_keys",
+            "index_heads index_size top_k shortest",
+        ),
+    )
+
+
 class Entropy(ctypes.Structure):
     """Arguments of dg_entropy."""
 

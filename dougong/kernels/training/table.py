@@ -23,6 +23,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "norm_rope_q": streams.norm_rope_q,
     "norm_rope_kv": streams.norm_rope_kv,
     "compress": compressor.compress,
+    "index_alignment": attention.index_alignment,
     "index_select": forward_only.index_select,
     "attention": attention.attention,
     "remember": forward_only.remember,
