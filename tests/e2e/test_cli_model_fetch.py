@@ -17,8 +17,6 @@ from support.tiny import write_tiny_checkpoint
 from dougong.cli import main as entry
 from dougong.cli import model_fetch
 
-pytest.importorskip("huggingface_hub")
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
