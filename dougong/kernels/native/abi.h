@@ -176,6 +176,7 @@ DG_API int dg_abi(void);
 DG_API const char* dg_path(void);           // "avx512", "avx2" or "portable"
 DG_API int dg_set_path(const char* name);   // 0 done, -1 this machine cannot; "auto" is the best it can
 DG_API void dg_set_threads(int threads);    // 0: OpenMP's own number, which torch.set_num_threads sets
+DG_API void dg_set_products(int bfloat16);  // training: 1 rounds the operands of products to BF16
 DG_API void dg_linear(const dg_linear_args*);
 DG_API void dg_experts(const dg_experts_args*);
 DG_API void dg_router(const dg_router_args*);

@@ -35,6 +35,7 @@ const Path* find(const char* name) {
 
 std::atomic<const Path*> chosen{nullptr};
 std::atomic<int> fixed_threads{0};
+std::atomic<int> narrow_products{0};
 
 // A forked child has none of OpenMP's threads, and libgomp would wait for them forever.
 struct AfterFork {
@@ -65,6 +66,8 @@ int dg_set_path(const char* name) {
     return wanted ? 0 : -1;
 }
 void dg_set_threads(int threads) { fixed_threads.store(threads); }
+void dg_set_products(int bfloat16) { narrow_products.store(bfloat16); }
+int dg_products(void) { return narrow_products.load(std::memory_order_relaxed); }
 int dg_threads(void) {
     const int fixed = fixed_threads.load(std::memory_order_relaxed);
     return fixed > 0 ? fixed : omp_get_max_threads();

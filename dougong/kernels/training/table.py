@@ -13,7 +13,7 @@ from dougong.kernels.training import attention, compressor, experts, products, s
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "linear": products.linear,
-    "wide_linear": products.linear,
+    "wide_linear": products.wide_linear,
     "grouped_experts": experts.grouped_experts,
     "expert_mlp": experts.expert_mlp,
     "mhc_pre": streams.mhc_pre,
