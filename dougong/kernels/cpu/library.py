@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dougong.errors import BackendError
 
-ABI = 6
+ABI = 7
 FILE = "libdougong_native.dylib" if platform.system() == "Darwin" else "libdougong_native.so"
 PATHS = ("avx512", "avx2", "portable")
 
