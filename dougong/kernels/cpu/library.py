@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dougong.errors import BackendError
 
-ABI = 2
+ABI = 3
 FILE = "libdougong_native.dylib" if platform.system() == "Darwin" else "libdougong_native.so"
 PATHS = ("avx512", "avx2", "portable")
 
@@ -28,6 +28,7 @@ class Matrix(ctypes.Structure):
         ("rows", c_int64),
         ("columns", c_int64),
         ("format", c_int64),
+        ("group", c_int64),
     )
 
 

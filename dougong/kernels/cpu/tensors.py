@@ -76,7 +76,7 @@ def matrices(weight: Weight, name: str) -> ctypes.Array[Matrix]:
     start = weight.data_ptr()
     found = (Matrix * count)()
     for i in range(count):
-        found[i] = Matrix(start + i * size, None, rows, columns, code)
+        found[i] = Matrix(start + i * size, None, rows, columns, code, 0)
     return found
 
 
@@ -85,6 +85,7 @@ def _describe_stored(weight: StoredMatrix) -> ctypes.Array[Matrix]:
     for i, data in enumerate(weight.data):
         scale = weight.scale[i].ctypes.data if weight.scale else None
         found[i] = Matrix(
-            data.ctypes.data, scale, weight.rows, weight.columns, FORMATS[weight.dtype]
-        )
+            data.ctypes.data, scale, weight.rows, weight.columns, FORMATS[weight.dtype],
+            weight.columns if weight.dtype == "INT8" else 0,
+        )  # fmt: skip
     return found
