@@ -10,6 +10,7 @@
 
 namespace DG_PATH {
 
+constexpr int NR = 4;           // rows of w in a tile, decoded side by side
 constexpr int64_t GROUP = 128;  // elements that rows of x and w are padded to, with zeros
 
 DG_INLINE int64_t padded(int64_t columns) { return (columns + GROUP - 1) / GROUP * GROUP; }
@@ -127,22 +128,29 @@ template <> struct Unit<DG_INT8> {
     }
 };
 
-template <int FORMAT>
-inline void decode_units(const dg_matrix& w, const Row& row, bf16* out, int64_t stride) {
+// R rows from row n on, step by step; a step has NR rows' places.
+template <int FORMAT, int R> inline void decode_units(const dg_matrix& w, int64_t n, bf16* out) {
     using Codes = Unit<FORMAT>;
-    const int64_t bytes = row_bytes(w);
-    for (int64_t at = 0, step = 0; at < bytes; at += 64) {
-        I words[Codes::STEPS];
-        const uint8_t* scale = FORMAT == DG_E2M1 ? row.scale + step : nullptr;
-        Codes(row, step * 32).decode(row.data + at, scale, bytes - at, words);
-        for (int j = 0; j < Codes::STEPS; j++, step++) store(out + step * stride, words[j]);
+    const Row row = row_of(w, n);
+    const int64_t bytes = row_bytes(w), scales = w.columns / 32;
+    for (int64_t k = 0; k < w.columns; k += Codes::STEPS * 32, out += Codes::STEPS * 32 * NR) {
+        const int64_t at = k / 32 * (64 / Codes::STEPS);
+        const Codes codes(row, k);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            I words[Codes::STEPS];
+            const uint8_t* scale = FORMAT == DG_E2M1 ? row.scale + r * scales + k / 32 : nullptr;
+            codes.decode(row.data + r * bytes + at, scale, bytes - at, words);
+#pragma GCC unroll 4
+            for (int j = 0; j < Codes::STEPS; j++) store(out + (j * NR + r) * 32, words[j]);
+        }
     }
 }
-inline void decode_words(const dg_matrix& w, const Row& row, bf16* out, int64_t stride) {
-    if (w.format == DG_E2M1) decode_units<DG_E2M1>(w, row, out, stride);
-    else if (w.format == DG_E4M3) decode_units<DG_E4M3>(w, row, out, stride);
-    else if (w.format == DG_INT8) decode_units<DG_INT8>(w, row, out, stride);
-    else decode_units<DG_BF16>(w, row, out, stride);
+template <int R> inline void decode_words(const dg_matrix& w, int64_t n, bf16* out) {
+    if (w.format == DG_E2M1) decode_units<DG_E2M1, R>(w, n, out);
+    else if (w.format == DG_E4M3) decode_units<DG_E4M3, R>(w, n, out);
+    else if (w.format == DG_INT8) decode_units<DG_INT8, R>(w, n, out);
+    else decode_units<DG_BF16, R>(w, n, out);
 }
 #else
 DG_INLINE bf16 word_at(const dg_matrix& w, const Row& row, int64_t k) {
@@ -158,20 +166,17 @@ DG_INLINE bf16 word_at(const dg_matrix& w, const Row& row, int64_t k) {
     const uint8_t* t = tables.e4m3[row.scale ? row.scale[k / 128] : 127];
     return (bf16)((t[code & 127] | (code & 128)) << 8 | t[128 + (code & 127)]);
 }
-inline void decode_words(const dg_matrix& w, const Row& row, bf16* out, int64_t stride) {
-    for (int64_t p = 0; p < padded(w.columns); p++) {
-        const int64_t k = w.format == DG_E2M1 ? nibble_order(p) : p;
-        out[p / 32 * stride + p % 32] = word_at(w, row, k);
+template <int R> inline void decode_words(const dg_matrix& w, int64_t n, bf16* out) {
+    for (int r = 0; r < R; r++, out += 32) {
+        const Row row = row_of(w, n + r);
+        for (int64_t p = 0; p < padded(w.columns); p++) {
+            const int64_t k = w.format == DG_E2M1 ? nibble_order(p) : p;
+            out[p / 32 * 32 * NR + p % 32] = word_at(w, row, k);
+        }
     }
 }
 #endif
 
-// Row n of w, step after step `stride` apart; zeros behind its columns.
-inline void decode_row(const dg_matrix& w, int64_t n, bf16* out, int64_t stride) {
-    const int64_t whole = padded(w.columns) / 32;
-    for (int64_t step = w.columns / 32; step < whole; step++) store(out + step * stride, I{});
-    decode_words(w, row_of(w, n), out, stride);
-}
 // The 32 floats at p, of which `left` are the row's: where they are, or in `part` with zeros behind.
 DG_INLINE const float* whole_step(const float* p, int64_t left, float* part) {
     if (left >= 32) return p;
@@ -179,15 +184,22 @@ DG_INLINE const float* whole_step(const float* p, int64_t left, float* part) {
     std::copy(p, p + std::max<int64_t>(left, 0), part);
     return part;
 }
-// A float matrix's: the odd elements of a step, then, half a stride on, the even ones.
-inline void decode_row(const dg_matrix& w, int64_t n, float* out, int64_t stride) {
+// A float matrix's: the odd elements of a step of all NR rows, then the even ones.
+template <int R> inline void decode_words(const dg_matrix& w, int64_t n, float* out) {
     const float* row = (const float*)row_of(w, n).data;
-    for (int64_t k = 0; k < padded(w.columns); k += 32, out += stride) {
-        float part[32];
-        const float* from = whole_step(row + k, w.columns - k, part);
-        store(out, every_second(from, 1));
-        store(out + stride / 2, every_second(from, 0));
-    }
+    for (int64_t k = 0; k < padded(w.columns); k += 32, out += 32 * NR)
+        for (int r = 0; r < R; r++) {
+            float part[32];
+            const float* from = whole_step(row + r * w.columns + k, w.columns - k, part);
+            store(out + r * LANES, every_second(from, 1));
+            store(out + (NR + r) * LANES, every_second(from, 0));
+        }
+}
+// At most NR rows of w from row n on, side by side, step by step; zeros behind the columns.
+template <class W> inline void decode_rows(const dg_matrix& w, int64_t n, int64_t count, W* out) {
+    std::fill(out + w.columns / 32 * 32 * NR, out + padded(w.columns) * NR, W(0));
+    if (count == NR && n % NR == 0) return decode_words<NR>(w, n, out);
+    for (int64_t r = 0; r < count; r++) decode_words<1>(w, n + r, out + r * (64 / sizeof(W)));
 }
 
 }  // namespace DG_PATH

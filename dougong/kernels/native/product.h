@@ -10,12 +10,11 @@
 
 namespace DG_PATH {
 
-constexpr int NR = 4;                        // rows of w in a tile
 constexpr int64_t STEPS_AT_ONCE = 64;        // before sums are saved: the tile's x stays in L1
-constexpr int64_t PANEL_BYTES = 256 * 1024;  // of decoded w, which stays in L2
+constexpr int64_t PANEL_BYTES = 512 * 1024;  // of decoded w, which stays in L2
 constexpr int MAX_PANEL = 64;                // rows of w
 
-// What the next panel will be decoded from comes nearer meanwhile: `stride` bytes a step.
+// Memory that comes nearer meanwhile: `stride` bytes a step.
 struct Ahead {
     const char* at;
     int64_t stride;
@@ -25,6 +24,10 @@ struct Ahead {
             __builtin_prefetch(at + more, 0, 2);
         at += stride;
     }
+};
+struct Next {
+    Ahead w;  // what the next panel will be decoded from
+    Ahead x;  // the next block of x
 };
 
 // acc += x's step r of R . w's step c of NR, for all of both.
@@ -68,7 +71,7 @@ struct Block {
     int64_t stride;
 };
 template <int R, class T, class W>
-inline void tile(const T* x, const W* w, const Block& block, V* acc, Ahead& ahead) {
+inline void tile(const T* x, const W* w, const Block& block, V* acc, Next& next) {
     const bool fresh = block.first || block.scale;
     V a[R][NR];
 #pragma GCC unroll 8
@@ -76,7 +79,8 @@ inline void tile(const T* x, const W* w, const Block& block, V* acc, Ahead& ahea
 #pragma GCC unroll 4
         for (int c = 0; c < NR; c++) a[r][c] = fresh ? zero() : acc[r * NR + c];
     for (int64_t s = 0; s < block.steps; s++) {
-        ahead.step();
+        next.w.step();
+        next.x.step();
         step<R>(x, w, a);
         x += R * 32;
         w += NR * 32;
@@ -98,16 +102,16 @@ inline void tile(const T* x, const W* w, const Block& block, V* acc, Ahead& ahea
         for (int c = 0; c < NR; c++) acc[r * NR + c] = a[r][c];
 }
 template <class T, class W>
-inline void tile_rows(int rows, const T* x, const W* w, const Block& block, V* acc, Ahead& ahead) {
+inline void tile_rows(int rows, const T* x, const W* w, const Block& block, V* acc, Next& next) {
     switch (rows) {
-        case 1: return tile<1>(x, w, block, acc, ahead);
+        case 1: return tile<1>(x, w, block, acc, next);
 #if DG_AVX512
-        case 2: return tile<2>(x, w, block, acc, ahead);
-        case 3: return tile<3>(x, w, block, acc, ahead);
-        case 4: return tile<4>(x, w, block, acc, ahead);
-        case 5: return tile<5>(x, w, block, acc, ahead);
+        case 2: return tile<2>(x, w, block, acc, next);
+        case 3: return tile<3>(x, w, block, acc, next);
+        case 4: return tile<4>(x, w, block, acc, next);
+        case 5: return tile<5>(x, w, block, acc, next);
 #endif
-        default: return tile<MR>(x, w, block, acc, ahead);
+        default: return tile<MR>(x, w, block, acc, next);
     }
 }
 
@@ -134,24 +138,24 @@ inline void put_sums(const dg_matrix& w, const float* sums, int64_t count, const
     }
 }
 
-// Rows n .. n + count - 1 of w decoded: NR of them side by side, step by step.
+// Rows n .. n + count - 1 of w: decoded, NR side by side, step by step.
 template <class W> struct Panel {
     const W* data;
     int64_t n, count, depth;
-    DG_METHOD const W* group(int64_t c) const { return data + c * depth; }
+    DG_METHOD const W* at(int64_t c, int64_t step) const { return data + c * depth + step * 32 * NR; }
 };
 template <class W> inline Panel<W> open_panel(const dg_matrix& w, int64_t n, int64_t count) {
     const int64_t depth = padded(w.columns);
     W* panel = scratch<W, 0>((count + NR - 1) / NR * NR * depth);
-    for (int64_t c = 0; c < count; c++)
-        decode_row(w, n + c, panel + c / NR * NR * depth + c % NR * (64 / sizeof(W)), 32 * NR);
+    for (int64_t c = 0; c < count; c += NR)
+        decode_rows(w, n + c, std::min<int64_t>(NR, count - c), panel + c * depth);
     return {panel, n, count, depth};
 }
 
 // A tile of x with the whole panel.
 template <class T, class W>
 inline void tile_panel(const dg_matrix& w, const Panel<W>& panel, const T* x, int rows, const Output& y,
-                       int64_t m, Ahead& ahead) {
+                       int64_t m, Next& next) {
     V* acc = scratch<V, 2>(MR * MAX_PANEL);
     float *sums = scratch<float, 3>(MR * MAX_PANEL), scale[NR];
     const bool scaled = has_block_scales(w);
@@ -159,12 +163,15 @@ inline void tile_panel(const dg_matrix& w, const Panel<W>& panel, const T* x, in
     const int64_t at_once = scaled ? w.group / 32 : STEPS_AT_ONCE;
     for (int64_t s = 0; s < steps; s += at_once) {
         const int64_t now = std::min(at_once, steps - s);
+        const T* at = x + s * 32 * rows;
+        next.x = {(const char*)(at + now * 32 * rows),
+                  (int64_t)(32 * sizeof(T)) * rows * NR / std::max<int64_t>(panel.count, NR)};
         for (int64_t c = 0; c < panel.count; c += NR) {
             for (int64_t i = 0; scaled && i < NR; i++)
                 scale[i] = scale_at(w, std::min(panel.n + c + i, w.rows - 1), s * 32);
             const Block block{now, scaled ? scale : nullptr, s == 0,
                               s + now == steps ? sums + c : nullptr, MAX_PANEL};
-            tile_rows(rows, x + s * 32 * rows, panel.group(c) + s * 32 * NR, block, acc + c * MR, ahead);
+            tile_rows(rows, at, panel.at(c, s), block, acc + c * MR, next);
         }
     }
     for (int r = 0; r < rows; r++) put_sums(w, sums + r * MAX_PANEL, panel.count, y, m + r, panel.n);
@@ -177,10 +184,14 @@ void product_panels(const dg_matrix& w, const Rows<T>& x, const Output& y, int64
     const int64_t size = std::clamp<int64_t>(fits, 16, MAX_PANEL), tiles = (x.count + MR - 1) / MR;
     for (int64_t n = low; n < high; n += size) {
         const Panel<W> panel = open_panel<W>(w, n, std::min(size, high - n));
-        const int64_t steps = tiles * size / NR * (x.width / 32), next = std::min(size, high - n - panel.count);
-        Ahead ahead{(const char*)row_of(w, n + panel.count).data, (next * row_bytes(w) + steps - 1) / steps};
-        for (int64_t m = 0; m < x.count; m += MR)
-            tile_panel(w, panel, x.data + m * x.width, (int)std::min<int64_t>(MR, x.count - m), y, m, ahead);
+        const int64_t end = n + panel.count, more = std::min(size, high - end) * row_bytes(w);
+        const int64_t work = tiles * ((panel.count + NR - 1) / NR) * (x.width / 32);
+        Next next{};
+        next.w = {(const char*)row_of(w, end).data, (more + work - 1) / work};
+        for (int64_t m = 0; m < x.count; m += MR) {
+            const int rows = (int)std::min<int64_t>(MR, x.count - m);
+            tile_panel(w, panel, x.data + m * x.width, rows, y, m, next);
+        }
     }
 }
 
