@@ -53,7 +53,7 @@ def load(
         fallback: whether operators that `backend` lacks may run on the reference.
         rounding: "release" rounds activations and caches at run time as the release does; "none"
             computes exactly. `generate` and `chat` on the command line use `serving_rounding`,
-            and `serving_backend`.
+            `serving_backend` and `serving_dtype`.
     Raises: CheckpointError, ConfigError or BackendError with one sentence.
     """
     if dtype not in DTYPES:
@@ -99,14 +99,19 @@ def serving_rounding(name: str | Path) -> str:
     return load_config(find_checkpoint(name)).serving_rounding
 
 
-def serving_backend(name: str | Path, dtype: str) -> str:
+def serving_backend(name: str | Path, dtype: str | None = None) -> str:
     """The backend to talk to model `name` with: "cpu" where it is built and can, else "reference".
 
-    Backend cpu takes V4 models in float32 and bfloat16.
+    Backend cpu takes V4 models in float32 and bfloat16; `dtype` None leaves that open.
     """
     config = load_config(find_checkpoint(name))
     able = isinstance(config, V4Config) and dtype != "float64"
     return "cpu" if able and is_built() else "reference"
+
+
+def serving_dtype(backend: str) -> str:
+    """The number type to talk with: bfloat16, the release's own, on backends made for speed."""
+    return "float32" if backend == "reference" else "bfloat16"
 
 
 @dataclass(frozen=True)

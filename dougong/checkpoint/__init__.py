@@ -5,12 +5,13 @@ what one must hold. Imports errors, config and formats; no torch.
 """
 
 from dougong.checkpoint.convert import Written, convert, target_config, write_checkpoint
-from dougong.checkpoint.reader import Checkpoint, StoredTensor, TensorInfo, open_checkpoint
+from dougong.checkpoint.reader import Checkpoint, Extent, StoredTensor, TensorInfo, open_checkpoint
 from dougong.checkpoint.schema import parameters, schema
 from dougong.checkpoint.tensors import Parameter, Storage, TensorSpec
 
 __all__ = [
     "Checkpoint",
+    "Extent",
     "Parameter",
     "Storage",
     "StoredTensor",

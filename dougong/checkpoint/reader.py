@@ -59,6 +59,15 @@ class StoredTensor:
     scale: NDArray[Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes `begin` to `end` of a file."""
+
+    path: Path
+    begin: int
+    end: int
+
+
 class Checkpoint:
     """A checked checkpoint folder. Names are the published ones, whatever the file's layout.
 
@@ -143,6 +152,27 @@ class Checkpoint:
         """Tells the system that a tensor's mapped pages are not needed for now (`read` does)."""
         tensor = self._plan.pieces[name].tensor
         self._files[tensor].release(tensor)
+
+    def extents(self, name: str) -> list[Extent]:
+        """Where the arrays of `stored` lie: the data, then the scales if there are any."""
+        parameter, piece, entry = self.parameter(name), self._plan.pieces[name], self._entry(name)
+        begin = entry.begin + piece.start * DTYPE_BYTES[entry.dtype]
+        size = math.prod(parameter.shape) * DTYPE_BYTES[entry.dtype]
+        if entry.dtype == "I8":
+            size //= 2
+        found = [Extent(self._path(name), begin, begin + size)]
+        if (scale := self._plan.scales.get(name)) is not None:
+            file = self._files[scale]
+            found.append(Extent(file.path, file.entries[scale].begin, file.entries[scale].end))
+        return found
+
+    def read_ahead(self, name: str, *, scales_only: bool = False) -> None:
+        """Has the system begin to read what `stored` maps, or no more of it than the scales."""
+        data, *scales = self.extents(name)
+        if not scales_only:
+            self._files[self._plan.pieces[name].tensor].read_ahead(data.begin, data.end)
+        for extent in scales:
+            self._files[self._plan.scales[name]].read_ahead(extent.begin, extent.end)
 
     def _entry(self, name: str) -> Entry:
         tensor = self._plan.pieces[name].tensor

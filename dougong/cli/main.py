@@ -29,6 +29,7 @@ MEMBERS = {
     "model": ("dougong.cli.model", "Inspect a checkpoint or change its form."),
     "logits": ("dougong.cli.logits", "Write a model's logits for given token ids."),
     "train": ("dougong.cli.train", "Train a model from a configuration file."),
+    "eval": ("dougong.cli.eval", "Measure what a model can do, on what training never saw."),
     "plan": ("dougong.cli.plan", "Compute speed, memory and cost on given hardware."),
     "report": ("dougong.cli.report", "Write the report: exhibits whose every figure is marked."),
     "bench": ("dougong.cli.bench", "Measure this machine and the number formats."),

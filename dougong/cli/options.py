@@ -83,6 +83,13 @@ dtype_option = click.option(
     show_default=True,
     help="Number type of the arithmetic.",
 )
+serving_dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default=None,
+    help="Number type of the arithmetic. [default: bfloat16, the release's own; float32 on backend "
+    "reference]",
+)
 
 
 # --model and how it is loaded; `load` takes what they collect.
@@ -90,7 +97,7 @@ model_options = together(
     model_option,
     serving_backend_option,
     fallback_option,
-    dtype_option,
+    serving_dtype_option,
     serving_rounding_option,
     threads_option,
 )
@@ -115,17 +122,32 @@ asking_options = together(
 )  # fmt: skip
 
 
+def chosen(words: dict[str, Any]) -> dict[str, str]:
+    """How the model that `model_options` name is to compute, what they leave open filled in.
+
+    Under the keys of `--json`: model, backend, dtype, rounding.
+    """
+    from dougong.api import serving_backend, serving_dtype, serving_rounding
+
+    name, dtype = words["model"], words["dtype"]
+    backend = words["backend"] or serving_backend(name, dtype)
+    return {
+        "model": name,
+        "backend": backend,
+        "dtype": dtype or serving_dtype(backend),
+        "rounding": words["rounding"] or serving_rounding(name),
+    }
+
+
 def load(words: dict[str, Any]) -> Model:
     """Loads the model that the options of `model_options` name, and takes them out of `words`."""
     from dougong.api import load as load_model
-    from dougong.api import serving_backend, serving_rounding
 
-    threads, name = words.pop("threads"), words.pop("model")
-    fallback = not words.pop("no_fallback")
-    chosen = {key: words.pop(key) for key in ("backend", "dtype", "rounding")}
-    chosen["backend"] = chosen["backend"] or serving_backend(name, chosen["dtype"])
-    chosen["rounding"] = chosen["rounding"] or serving_rounding(name)
-    model = load_model(name, fallback=fallback, **chosen)
+    how = chosen(words)
+    threads, fallback = words.pop("threads"), not words.pop("no_fallback")
+    for key in how:
+        del words[key]
+    model = load_model(how.pop("model"), fallback=fallback, **how)
     choose_threads(threads, model)
     return model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,7 +12,9 @@ from dougong.cli import options
 @click.command("train")
 @click.argument("config", metavar="CONFIG")
 @click.option("--folder", default=None, help="Where the run is kept; overrides output.folder.")
-@click.option("--steps", type=click.IntRange(min=1), default=None, help="Overrides schedule.steps.")
+@click.option(
+    "--tokens", type=click.IntRange(min=1), default=None, help="Overrides schedule.tokens."
+)
 @click.option("--show", is_flag=True, help="Print the resolved configuration and stop.")
 @click.option(
     "--threads",
@@ -24,7 +25,7 @@ from dougong.cli import options
 )
 @options.json_option
 def command(
-    config: str, folder: str | None, steps: int | None, show: bool, threads: int, as_json: bool
+    config: str, folder: str | None, tokens: int | None, show: bool, threads: int, as_json: bool
 ) -> None:
     """Train a model. CONFIG is a TOML file or a shipped preset (nano).
 
@@ -42,30 +43,41 @@ def command(
     """
     from dougong.train.config import load_run_config, with_overrides
 
-    run_config = with_overrides(load_run_config(config), folder=folder, steps=steps)
+    run_config = with_overrides(load_run_config(config), folder=folder, tokens=tokens)
     if show:
         options.emit({"config": run_config.to_dict()}, as_json, run_config.to_toml())
         return
     options.set_threads(threads)
-    click.echo(run_config.to_toml(), err=True)
     report = _train(run_config)
+    if report is None:
+        return  # another process of this run tells it
     text = f"{report['steps']} steps, {report['tokens']:,} tokens, model in {report['model']}"
     options.emit(report, as_json, text)
 
 
-def _train(run_config: Any) -> dict[str, Any]:
-    """Runs the training and writes the model; the keys are those of --json."""
-    from dougong.train.export import export_model
+def _train(run_config: Any) -> dict[str, Any] | None:
+    """Runs the training and writes the model; the keys are those of --json.
+
+    None in a process that is not the first of its group.
+    """
+    from dougong.train.export import export_run
     from dougong.train.loop import train
     from dougong.train.progress import LOG_FILE, read_log
+    from dougong.train.run import open_run
 
-    run = train(run_config)
-    model: Path = export_model(run.model, run.tokenizer_folder, run.folder / "model")
-    loss = read_log(run.folder / LOG_FILE)[-1]["loss"]
+    run = open_run(run_config)
+    if run.group.leads:
+        click.echo(run_config.to_toml(), err=True)
+    train(run)
+    with run.group.one_first():
+        model = export_run(run) if run.group.leads else None
+    run.group.leave()
+    if model is None:
+        return None
     return {
         "config": run_config.to_dict(),
         "steps": run.step,
         "tokens": run.tokens,
-        "loss": loss,
+        "loss": read_log(run.folder / LOG_FILE)[-1]["loss"],
         "model": str(model),
     }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from dougong.engine.text import TextStream
 from dougong.errors import InputError
 
 
@@ -46,6 +47,7 @@ class Job:
     max_tokens: int
     min_tokens: int = 0
     stop_ids: frozenset[int] = frozenset()
+    stops: tuple[str, ...] = ()  # strings that end the answer; they are not part of it
     options: Any = None  # the sampler's: temperature, penalties, grammar ...
     priority: int = 0
     tenant: str = ""
@@ -82,6 +84,7 @@ class Reply:
     request_id: int
     finish: Finish
     ids: list[int]
+    text: str
     logprobs: list[Logprob]
     prompt_logprobs: list[Logprob]
     prompt_tokens: int
@@ -93,7 +96,17 @@ class Reply:
     error: str | None = None
 
 
-Listener = Callable[["Request", Sequence[int], "Reply | None"], None]
+@dataclass(frozen=True)
+class Update:
+    """News of a request: ids just drawn and the text that they complete; at the end, the reply."""
+
+    ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[Logprob, ...] = ()
+    reply: Reply | None = None
+
+
+Listener = Callable[[Update], None]
 
 
 @dataclass(eq=False)
@@ -108,6 +121,7 @@ class Request:
     job: Job
     arrival_s: float
     listener: Listener | None = None
+    text: TextStream | None = None  # None where nobody needs the text
     ids: list[int] = field(default_factory=list)
     phase: Phase = Phase.WAITING
     computed: int = 0
@@ -155,7 +169,8 @@ class Request:
         assert self.reply is None, f"request {self.id} has ended twice"
         self.phase = Phase.ENDED
         self.reply = Reply(
-            self.id, finish, self.written, self.logprobs, self.prompt_logprobs,
+            self.id, finish, self.written, self.text.text if self.text else "",
+            self.logprobs, self.prompt_logprobs,
             self.prompt_tokens, self.cached_tokens, self.drafted_tokens, self.accepted_tokens,
             self.first_token_s, now_s - self.arrival_s, error,
         )  # fmt: skip

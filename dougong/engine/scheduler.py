@@ -87,8 +87,8 @@ class Scheduler:
         self.running: list[Request] = []
         self._served: dict[str, int] = {}  # tokens computed, of tenants that have requests here
 
-    def submit(self, request: Request) -> None:
-        """Queues a request. Raises InputError if it can never run, or if the queue is full."""
+    def check(self, request: Request) -> None:
+        """Raises InputError if the request can never run, or while the queue is full."""
         needed = blocks_for(request.most_tokens)
         if needed > self.memory.total:
             raise InputError(
@@ -101,6 +101,9 @@ class Scheduler:
                 f"{len(self.waiting)} requests are waiting already, the most that this engine "
                 "takes; send it again later."
             )
+
+    def submit(self, request: Request) -> None:
+        """Queues a request that `check` let through."""
         self._enter(request.job.tenant)
         self.waiting.append(request)
 

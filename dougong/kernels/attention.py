@@ -7,6 +7,8 @@ Source: architecture specification 2.2, 2.4, 2.7.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -52,6 +54,36 @@ def attention(
             entries = _Entries(entries_MC[: last // ratio], chosen, first, ratio)
         outputs.append(_attend(q, keys_WC, reach, entries, sink_H, first, window))
     return rotate(torch.cat(outputs).to(q_NHC.dtype), rotation_NP, inverse=True)
+
+
+def packed_attention(
+    q_THC: Tensor,
+    kv_TC: Tensor,
+    entries_MC: Tensor | None,
+    selected: Sequence[Tensor | None] | None,
+    sink_H: Tensor,
+    rotation_TP: Tensor,
+    *,
+    lengths: Sequence[int],
+    window: int,
+    ratio: int,
+    attend: Callable[..., Tensor] = attention,
+) -> Tensor:
+    """`attend` for whole samples laid end to end, each from its own position 0: [T, H, C].
+
+    Args:
+        entries_MC: the samples' compressed entries end to end, length // ratio of each.
+        selected: for each sample its queries' entries, or None for every visible one.
+    """
+    # split, not slices: its backward joins the gradients once, not once per sample
+    q, kv, rotation = (part.split(list(lengths)) for part in (q_THC, kv_TC, rotation_TP))
+    chosen = selected or [None] * len(lengths)
+    entries: Sequence[Tensor | None] = [None] * len(lengths)
+    if entries_MC is not None:
+        entries = entries_MC.split([length // ratio for length in lengths])
+    options = {"start": 0, "window": window, "ratio": ratio}
+    parts = zip(q, kv, entries, chosen, rotation, strict=True)
+    return torch.cat([attend(q, kv, e, s, sink_H, r, **options) for q, kv, e, s, r in parts])
 
 
 class _Entries:

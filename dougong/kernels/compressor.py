@@ -7,10 +7,13 @@ Source: architecture specification 2.3.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dougong.kernels.dtypes import widen
 from dougong.kernels.norm import rms_norm
 from dougong.kernels.rotary import rotate
 from dougong.kernels.rounding import INDEX_GROUP, round_cache_entry, round_e2m1
@@ -39,13 +42,36 @@ def pool(value_BMX: Tensor, score_BMX: Tensor, *, overlap: bool, first: bool) ->
     return (torch.softmax(score, 1) * value).sum(1)
 
 
-def hadamard(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Sylvester's matrix scaled to be orthonormal; `size` is a power of two."""
-    matrix = torch.ones(1, 1, device=device, dtype=dtype)
-    while matrix.shape[0] < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    scale: float = size**-0.5
-    return matrix * scale
+def packed_pool(
+    tokens_TX: Tensor,
+    lengths: Sequence[int],
+    *,
+    ratio: int,
+    overlap: bool,
+    pool: Callable[..., Tensor] = pool,
+) -> Tensor:
+    """Every sample's complete blocks pooled, samples end to end: [sum of length // ratio, D].
+
+    Args:    tokens_TX: each token's values and scores side by side.
+    """
+    samples = tokens_TX.split(list(lengths))
+    blocks = [x[: len(x) // ratio * ratio].unflatten(0, (-1, ratio)).chunk(2, -1) for x in samples]
+    return torch.cat([pool(value, score, overlap=overlap, first=True) for value, score in blocks])
+
+
+def hadamard(x: Tensor) -> Tensor:
+    """The last dim, a power of two, times Sylvester's orthonormal matrix.
+
+    By sums and differences of halves, scaled at the end: wide inside, one cast last. The order is
+    part of the definition: what is rounded to FP4 behind it must not differ in its last bits.
+    """
+    wide, half = widen(x), 1
+    while half < x.shape[-1]:
+        low, high = wide.unflatten(-1, (-1, 2, half)).unbind(-2)
+        wide = torch.stack([low + high, low - high], -2).flatten(-3)
+        half *= 2
+    scale: float = x.shape[-1] ** -0.5
+    return (wide * scale).to(x.dtype)
 
 
 def round_index_vector(x: Tensor) -> Tensor:
@@ -53,8 +79,7 @@ def round_index_vector(x: Tensor) -> Tensor:
 
     Rotating queries and keys alike cancels in their products; only the rounding sees it.
     """
-    matrix = hadamard(x.shape[-1], x.device, x.dtype)
-    return round_e2m1(x @ matrix, INDEX_GROUP)
+    return round_e2m1(hadamard(x), INDEX_GROUP)
 
 
 def finish_entry(

@@ -6,12 +6,39 @@ Source: architecture specification 4.2 and traps 11, 12.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dougong.kernels.dtypes import widen
 from dougong.kernels.linear import linear
+
+CLAMP_COUNTS = ("gate above", "up above", "up below")
+_counting: list[list[Tensor]] = []  # the lists that open `counted_clamps` fill
+
+
+@contextmanager
+def counted_clamps() -> Iterator[list[Tensor]]:
+    """Inside, each `swiglu` appends how many elements it clamped: int64 [3], as CLAMP_COUNTS."""
+    counts: list[Tensor] = []
+    _counting.append(counts)
+    try:
+        yield counts
+    finally:
+        _counting.pop()
+
+
+@torch.no_grad()
+def count_clamped(gate: Tensor, up: Tensor, limit: float) -> None:
+    """Tells every open `counted_clamps` what a clamp at `limit` does to these branches."""
+    if _counting:
+        clamped = (gate > limit, up > limit, up < -limit)
+        count_3 = torch.stack([torch.count_nonzero(where) for where in clamped])
+        for counts in _counting:
+            counts.append(count_3)
 
 
 def swiglu(gate: Tensor, up: Tensor, limit: float) -> Tensor:
@@ -21,6 +48,7 @@ def swiglu(gate: Tensor, up: Tensor, limit: float) -> Tensor:
     """
     gate, up = widen(gate), widen(up)
     if limit > 0:
+        count_clamped(gate, up, limit)
         gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
     return F.silu(gate) * up
 

@@ -1,9 +1,11 @@
-"""Matrix products: plain and wide linear, and the grouped output projection.
+"""Matrix products: plain and wide linear, grouped output projection, and the loss of the logits.
 
-Shapes: T tokens, D in, F out, G groups, L output rank of a group.
+Shapes: T tokens, D in, F out, G groups, L output rank of a group, V vocabulary.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -33,3 +35,20 @@ def wide_linear(x: Tensor, weight_FD: Tensor) -> Tensor:
     """x @ weight^T in the wide dtype: compressors, and the logits of every vocabulary entry."""
     dtype = wide(x.dtype)
     return F.linear(x.to(dtype), weight_FD.to(dtype))
+
+
+def weighted_cross_entropy(logits_TV: Tensor, target_T: Tensor, weight_T: Tensor) -> Tensor:
+    """Mean of the tokens' cross entropies, each counted by its weight."""
+    each_T = F.cross_entropy(logits_TV, target_T, reduction="none")
+    return (each_T * weight_T).sum() / weight_T.sum().clamp_min(1e-9)
+
+
+def cross_entropy(
+    x_TD: Tensor,
+    head_VD: Tensor,
+    target_T: Tensor,
+    weight_T: Tensor,
+    product: Callable[..., Tensor] = wide_linear,
+) -> Tensor:
+    """`weighted_cross_entropy` of the logits x @ head^T."""
+    return weighted_cross_entropy(product(x_TD, head_VD), target_T, weight_T)

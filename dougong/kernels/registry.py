@@ -21,6 +21,7 @@ from dougong.kernels import norm as _norm
 from dougong.kernels import router as _router
 from dougong.kernels.cpu import OPERATORS as _CPU
 from dougong.kernels.cpu.library import library
+from dougong.kernels.training import OPERATORS as _TRAINING
 
 Operator = Callable[..., Any]
 
@@ -42,11 +43,14 @@ class Operators:
     norm_rope_kv: Operator
     rope_index_q: Operator
     pool: Operator
+    packed_pool: Operator
     finish_entry: Operator
     index_select: Operator
     attention: Operator
+    packed_attention: Operator
     grouped_projection: Operator
     logits: Operator
+    cross_entropy: Operator
 
 
 REFERENCE = Operators(
@@ -63,15 +67,22 @@ REFERENCE = Operators(
     norm_rope_kv=_norm.norm_rope_kv,
     rope_index_q=_index.rope_index_q,
     pool=_compressor.pool,
+    packed_pool=_compressor.packed_pool,
     finish_entry=_compressor.finish_entry,
     index_select=_index.index_select,
     attention=_attention.attention,
+    packed_attention=_attention.packed_attention,
     grouped_projection=_linear.grouped_projection,
     logits=_linear.wide_linear,
+    cross_entropy=_linear.cross_entropy,
 )
 
 # Backends other than the reference: operator name -> implementation.
-BACKENDS: dict[str, dict[str, Operator]] = {"reference": {}, "cpu": _CPU}
+BACKENDS: dict[str, dict[str, Operator]] = {
+    "reference": {},
+    "cpu": _CPU,
+    "training": _TRAINING,
+}
 
 
 def operators(backend: str = "reference", *, fallback: bool = True) -> Operators:
@@ -83,7 +94,7 @@ def operators(backend: str = "reference", *, fallback: bool = True) -> Operators
     if backend not in BACKENDS:
         known = ", ".join(sorted(BACKENDS))
         raise BackendError(f"backend: '{backend}' does not exist here; choose one of: {known}")
-    if backend == "cpu":
+    if backend != "reference":
         library()
     native = BACKENDS[backend]
     missing = [name for name in operator_names() if name not in native]

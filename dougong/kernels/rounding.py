@@ -64,15 +64,23 @@ def round_e4m3(x: Tensor, group: int) -> Tensor:
     return _straight_through(x, rounded.flatten(-2)[..., : x.shape[-1]])
 
 
+def _e2m1_scale(x_G: Tensor) -> Tensor:
+    amax = x_G.abs().amax(-1, keepdim=True).clamp_min(E2M1_AMAX_MIN)
+    return pow2_ceil(amax * (1.0 / E2M1_MAX))
+
+
+def e2m1_scale(x: Tensor, group: int) -> Tensor:
+    """The FP4 scales of `round_e2m1`: [..., ceil(n / group), 1]."""
+    return _e2m1_scale(_grouped(x.detach().float(), group))
+
+
 def round_e2m1(x: Tensor, group: int) -> Tensor:
     """Rounds the last dim to FP4 E2M1 with one power-of-two scale per `group` channels.
 
     scale = pow2_ceil(max(|x|, 6 * 2^-126) / 6); ties go to the even code.
     """
     x_G = _grouped(x.detach().float(), group)
-    amax = x_G.abs().amax(-1, keepdim=True).clamp_min(E2M1_AMAX_MIN)
-    scale = pow2_ceil(amax * (1.0 / E2M1_MAX))
-    rounded = _nearest(x_G, scale, mantissa_bits=1)
+    rounded = _nearest(x_G, _e2m1_scale(x_G), mantissa_bits=1)
     return _straight_through(x, rounded.flatten(-2)[..., : x.shape[-1]])
 
 

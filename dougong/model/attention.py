@@ -76,37 +76,75 @@ class Attention(nn.Module):
             config.rms_norm_eps,
             rounded=self.build.rounded,
         )
-        context = _Context(self, x_TD, latent_TL, rotation_TP, batch, indexed=states is not None)
-        # split, not slices: its backward joins the gradients once, not once per request
-        per_request = zip(
-            *(part.split(batch.lengths) for part in (q_THC, kv_TC, rotation_TP)), strict=True
-        )
-        outputs = []
-        for i, (q_NHC, kv_NC, rotation_NP) in enumerate(per_request):
-            segment, state = batch.segments[i], None if states is None else states[i]
-            recent_WC = self._recent(kv_NC, segment.start, state)
-            entries_MC, selected_NK = context.select(i, state)
-            outputs.append(
-                ops.attention(
-                    q_NHC,
-                    recent_WC,
-                    entries_MC,
-                    selected_NK,
-                    self.attn_sink,
-                    rotation_NP,
-                    start=segment.start,
-                    window=config.sliding_window,
-                    ratio=self.ratio,
-                )
-            )
-        o_THC = torch.cat(outputs)
+        if states is None:
+            o_THC = self._packed(q_THC, kv_TC, x_TD, latent_TL, rotation_TP, batch)
+        else:
+            context = _Context(self, x_TD, latent_TL, rotation_TP, batch)
+            o_THC = self._continued(q_THC, kv_TC, rotation_TP, context, states)
         out: Tensor = self.wo_b(ops.grouped_projection(o_THC, self.wo_a.weight, config.o_groups))
         return out
 
-    def _recent(self, kv_NC: Tensor, start: int, state: LayerState | None) -> Tensor:
+    def _packed(
+        self,
+        q_THC: Tensor,
+        kv_TC: Tensor,
+        x_TD: Tensor,
+        latent_TL: Tensor,
+        rotation_TP: Tensor,
+        batch: Batch,
+    ) -> Tensor:
+        """Every request from its position 0 with nothing remembered, as in training."""
+        entries_MC = selected = None
+        if self.compressor is not None:
+            tokens_TX = self.compressor.tokens(x_TD, batch.positions_T)
+            entries_MC = self.compressor.packed_entries(tokens_TX, batch.lengths, self.freqs_P)
+        indexer = None if self.dense else self.indexer
+        # An indexer that has nothing to cut for any request need not run at all.
+        if indexer is not None and max(batch.lengths, default=0) // self.ratio > indexer.top_k:
+            selected = indexer.packed(latent_TL, x_TD, rotation_TP, batch, self.freqs_P)
+        o_THC: Tensor = self.build.ops.packed_attention(
+            q_THC,
+            kv_TC,
+            entries_MC,
+            selected,
+            self.attn_sink,
+            rotation_TP,
+            lengths=batch.lengths,
+            window=self.config.sliding_window,
+            ratio=self.ratio,
+        )
+        return o_THC
+
+    def _continued(
+        self,
+        q_THC: Tensor,
+        kv_TC: Tensor,
+        rotation_TP: Tensor,
+        context: _Context,
+        states: Sequence[LayerState],
+    ) -> Tensor:
+        """Every request from where its state ends; advances the states."""
+        batch, outputs = context.batch, []
+        for i, segment in enumerate(batch.segments):
+            kv_NC = kv_TC[segment.rows]
+            entries_MC, selected_NK = context.select(i, states[i])
+            outputs.append(
+                self.build.ops.attention(
+                    q_THC[segment.rows],
+                    self._recent(kv_NC, segment.start, states[i]),
+                    entries_MC,
+                    selected_NK,
+                    self.attn_sink,
+                    rotation_TP[segment.rows],
+                    start=segment.start,
+                    window=self.config.sliding_window,
+                    ratio=self.ratio,
+                )
+            )
+        return torch.cat(outputs)
+
+    def _recent(self, kv_NC: Tensor, start: int, state: LayerState) -> Tensor:
         """Window entries of these tokens and of as many before them as the first one can see."""
-        if state is None:
-            return kv_NC
         state.window.append(kv_NC)
         oldest = max(start - self.config.sliding_window + 1, 0)
         return state.window.rows(oldest, start + kv_NC.shape[0])
@@ -122,39 +160,30 @@ class _Context:
         latent_TL: Tensor,
         rotation_TP: Tensor,
         batch: Batch,
-        *,
-        indexed: bool,
     ) -> None:
         self.layer, self.batch = layer, batch
         if layer.compressor is not None:
             tokens_TX = layer.compressor.tokens(x_TD, batch.positions_T)
             self.tokens = tokens_TX.split(batch.lengths)
-        # Without a memory, an indexer that has nothing to cut for any request need not run at all.
-        self.indexed = (
-            layer.indexer is not None
-            and not layer.dense
-            and (indexed or max(batch.lengths, default=0) // layer.ratio > layer.indexer.top_k)
-        )
-        if layer.indexer is not None and self.indexed:
-            index_tokens_TX = layer.indexer.compressor.tokens(x_TD, batch.positions_T)
+        self.indexer = None if layer.dense else layer.indexer
+        if self.indexer is not None:
+            index_tokens_TX = self.indexer.compressor.tokens(x_TD, batch.positions_T)
             self.index_tokens = index_tokens_TX.split(batch.lengths)
-            index_q_TJD, index_weight_TJ = layer.indexer.queries(latent_TL, x_TD, rotation_TP)
+            index_q_TJD, index_weight_TJ = self.indexer.queries(latent_TL, x_TD, rotation_TP)
             self.index_q = index_q_TJD.split(batch.lengths)
             self.index_weight = index_weight_TJ.split(batch.lengths)
 
-    def select(self, i: int, state: LayerState | None) -> tuple[Tensor | None, Tensor | None]:
+    def select(self, i: int, state: LayerState) -> tuple[Tensor | None, Tensor | None]:
         """Request i's compressed entries, and the indices its queries may use (None: all)."""
         layer, start = self.layer, self.batch.segments[i].start
         if layer.compressor is None:
             return None, None
-        entries = layer.compressor.entries(
-            self.tokens[i], start, None if state is None else state.compressor, layer.freqs_P
-        )
-        if layer.indexer is None or not self.indexed:
+        entries = layer.compressor.entries(self.tokens[i], start, state.compressor, layer.freqs_P)
+        if self.indexer is None:
             return entries, None
-        keys = layer.indexer.compressor.entries(
-            self.index_tokens[i], start, None if state is None else state.indexer, layer.freqs_P
+        keys = self.indexer.compressor.entries(
+            self.index_tokens[i], start, state.indexer, layer.freqs_P
         )
-        if keys.shape[0] <= layer.indexer.top_k:
+        if keys.shape[0] <= self.indexer.top_k:
             return entries, None  # nothing to cut: every visible entry is selected
-        return entries, layer.indexer(self.index_q[i], self.index_weight[i], keys, start)
+        return entries, self.indexer(self.index_q[i], self.index_weight[i], keys, start)

@@ -6,6 +6,8 @@ M entries, P rope pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -53,6 +55,14 @@ class Compressor(nn.Module):
         self.complete(start, end, state, freqs_P)
         return state.entries.rows(0, end // self.ratio)
 
+    def packed_entries(self, tokens_TX: Tensor, lengths: Sequence[int], freqs_P: Tensor) -> Tensor:
+        """All entries [M, width] of samples laid end to end, each from its own position 0."""
+        pooled = self.build.ops.packed_pool(
+            tokens_TX, lengths, ratio=self.ratio, overlap=self.overlap
+        )
+        spans = [torch.arange(length // self.ratio) * self.ratio for length in lengths]
+        return self._finish(pooled, torch.cat(spans).to(tokens_TX.device), freqs_P)
+
     def complete(self, start: int, end: int, state: CompressorState, freqs_P: Tensor) -> None:
         """Adds the entries that tokens start .. end - 1, which `state` has, made complete."""
         first, last = start // self.ratio, end // self.ratio
@@ -66,6 +76,9 @@ class Compressor(nn.Module):
         value, score = tokens.unflatten(0, (-1, self.ratio)).chunk(2, -1)
         pooled = self.build.ops.pool(value, score, overlap=self.overlap, first=first == 0)
         positions = torch.arange(first, last, device=tokens.device) * self.ratio
+        return self._finish(pooled, positions, freqs_P)
+
+    def _finish(self, pooled: Tensor, positions: Tensor, freqs_P: Tensor) -> Tensor:
         entry: Tensor = self.build.ops.finish_entry(
             pooled,
             self.norm.weight,

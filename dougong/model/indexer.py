@@ -6,10 +6,12 @@ M entries, K selected entries, P rope pairs.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from dougong.config import V4Config
 from dougong.kernels.index import index_scores
+from dougong.model.batch import Batch
 from dougong.model.compressor import Compressor
 from dougong.model.layers import Build, Linear
 
@@ -54,4 +56,26 @@ class Indexer(nn.Module):
             ratio=self.ratio,
             k=self.top_k,
         )
+        return selected
+
+    @torch.no_grad()
+    def packed(
+        self,
+        latent_TL: Tensor,
+        x_TD: Tensor,
+        rotation_TP: Tensor,
+        batch: Batch,
+        freqs_P: Tensor,
+    ) -> list[Tensor | None]:
+        """For each request from position 0 its queries' entries, None where all are selected."""
+        tokens_TX = self.compressor.tokens(x_TD, batch.positions_T)
+        q_TJD, weight_TJ = self.queries(latent_TL, x_TD, rotation_TP)
+        selected: list[Tensor | None] = []
+        for segment in batch.segments:
+            rows = segment.rows
+            if (segment.high - segment.low) // self.ratio <= self.top_k:
+                selected.append(None)
+                continue
+            keys_MD = self.compressor.entries(tokens_TX[rows], 0, None, freqs_P)
+            selected.append(self(q_TJD[rows], weight_TJ[rows], keys_MD, 0))
         return selected

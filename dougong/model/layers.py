@@ -15,13 +15,13 @@ from dougong.kernels.stored import StoredMatrix
 Weight = nn.Parameter | StoredMatrix  # dense and trainable, or as the checkpoint stores it
 
 
-@dataclass(frozen=True)
+@dataclass
 class Build:
-    """What every module needs to know besides the configuration.
+    """What every module needs to know besides the configuration: one object for a whole model.
 
     `rounded`: add the release's run-time rounding of caches and index vectors
     (`rounding="release"`); `rounded_inputs`: and of what enters an FP8 or FP4 matrix, which only a
-    quantized checkpoint has.
+    quantized checkpoint has. Training for such a checkpoint turns both on and off.
     """
 
     ops: Operators

@@ -5,10 +5,15 @@ Shapes: T tokens, D hidden size, E experts, I expert width, K experts per token,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
 from dougong.config import V4Config
+from dougong.model.expert_cache import ExpertCache
 from dougong.model.layers import Build, Linear, parameter
 
 
@@ -22,6 +27,7 @@ class Router(nn.Module):
         super().__init__()
         self.ops, self.top_k = build.ops, config.num_experts_per_tok
         self.route_scale = config.routed_scaling_factor
+        self.imposed_TK: Tensor | None = None  # experts named from outside (training)
         num_experts = config.n_routed_experts
         self.weight = parameter(num_experts, config.hidden_size, dtype=build.wide)
         # The bias balances load and is moved by a rule, not by a gradient: a buffer.
@@ -32,15 +38,20 @@ class Router(nn.Module):
 
     def forward(self, x_TD: Tensor, ids_T: Tensor) -> tuple[Tensor, Tensor]:
         """(weights_TK wide, experts_TK int64)."""
-        hashed_TK = None if self.tid2eid is None else self.tid2eid[ids_T]
+        named_TK = self.imposed_TK if self.tid2eid is None else self.tid2eid[ids_T]
         weights_TK, experts_TK = self.ops.router(
-            x_TD, self.weight, self.bias, hashed_TK, top_k=self.top_k, route_scale=self.route_scale
+            x_TD, self.weight, self.bias, named_TK, top_k=self.top_k, route_scale=self.route_scale
         )
         return weights_TK, experts_TK
 
 
 class RoutedExperts(nn.Module):
-    """All routed experts' matrices, stacked: w1, w3 [E, I, D] and w2 [E, D, I]."""
+    """All routed experts' matrices, stacked: w1, w3 [E, I, D] and w2 [E, D, I].
+
+    `cache`: what brings them into memory if they have a budget, and the layer's place in it.
+    """
+
+    cache: tuple[ExpertCache, int] | None = None
 
     def __init__(self, build: Build, config: V4Config) -> None:
         super().__init__()
@@ -63,6 +74,34 @@ class RoutedExperts(nn.Module):
             rounded=self.build.rounded_inputs,
         )
         return y_TD
+
+    def arriving(self, experts_TK: Tensor) -> AbstractContextManager[Iterator[list[int]] | None]:
+        """Begins to bring these experts into memory; None where they are."""
+        if self.cache is None:
+            return nullcontext()
+        cache, layer = self.cache
+        return cache.groups(layer, experts_TK)
+
+    def by_groups(
+        self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, groups: Iterator[list[int]]
+    ) -> Tensor:
+        """`forward`, computing experts in the order in which they come: the same bits."""
+        tokens, top_k = experts_TK.shape
+        slots = experts_TK.flatten()  # slot i belongs to token i // K
+        by_expert = slots.argsort(stable=True)
+        ends = slots.bincount(minlength=self.w1.shape[0]).cumsum(0).tolist()
+        runs = [by_expert[low:high] for low, high in pairwise([0, *ends])]
+        y_SD = x_TD.new_empty(tokens * top_k, x_TD.shape[-1], dtype=weights_TK.dtype)
+        for group in groups:
+            mine = torch.cat([runs[expert] for expert in group])
+            y_SD[mine] = self(
+                x_TD[mine // top_k], weights_TK.flatten()[mine, None], slots[mine, None]
+            )
+        y_TKD = y_SD.view(tokens, top_k, -1)
+        total_TD = y_TKD[:, 0]
+        for slot in range(1, top_k):
+            total_TD = total_TD + y_TKD[:, slot]
+        return total_TD
 
 
 class SharedExpert(nn.Module):
@@ -102,6 +141,10 @@ class MoE(nn.Module):
     def forward(self, x_TD: Tensor, ids_T: Tensor) -> Tensor:
         """[T, D]; hash layers need the token ids."""
         weights_TK, experts_TK = self.gate(x_TD, ids_T)
-        routed_TD: Tensor = self.experts(x_TD, weights_TK, experts_TK)
-        shared_TD: Tensor = self.shared_experts(x_TD)
+        with self.experts.arriving(experts_TK) as groups:
+            shared_TD: Tensor = self.shared_experts(x_TD)
+            if groups is None:
+                routed_TD: Tensor = self.experts(x_TD, weights_TK, experts_TK)
+            else:
+                routed_TD = self.experts.by_groups(x_TD, weights_TK, experts_TK, groups)
         return (routed_TD + shared_TD).to(x_TD.dtype)

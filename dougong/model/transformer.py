@@ -10,7 +10,6 @@ Shapes: T flat tokens, S streams, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +20,14 @@ from dougong.kernels.registry import operators
 from dougong.model.attention import Attention
 from dougong.model.batch import Batch, check_tokens
 from dougong.model.decode import TokenStep
+from dougong.model.expert_cache import ExpertCache
 from dougong.model.hyper_connection import HyperConnection, HyperHead
 from dougong.model.layers import Build, Embedding, Linear, RMSNorm, WideLinear
 from dougong.model.moe import MoE
 from dougong.model.state import LayerState, RequestState
 
 ROUNDINGS = ("none", "release")
+BACKEND_DTYPES = {"cpu": (torch.float32, torch.bfloat16), "training": (torch.float32,)}
 
 
 class Block(nn.Module):
@@ -76,6 +77,10 @@ class MTPBlock(Block):
         return e_T1D + h_TSD
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 class Transformer(nn.Module):
     """DeepSeek-V4: token ids to streams to logits, with or without request states.
 
@@ -101,15 +106,17 @@ class Transformer(nn.Module):
             raise ConfigError(f"rounding: '{rounding}' is unknown; choose {' or '.join(ROUNDINGS)}")
         if dtype not in (torch.float64, torch.float32, torch.bfloat16):
             raise ConfigError(f"dtype: {dtype} is not supported; use float64, float32 or bfloat16")
-        if backend == "cpu" and dtype == torch.float64:
+        if dtype not in BACKEND_DTYPES.get(backend, (dtype,)):
+            known = " or ".join(map(_name, BACKEND_DTYPES[backend]))
             raise BackendError(
-                "backend cpu computes in float32 or bfloat16; use the reference for float64"
+                f"backend {backend} computes in {known}; use the reference for {_name(dtype)}"
             )
         ops, rounded = operators(backend, fallback=fallback), rounding == "release"
         build = Build(ops, dtype, rounded, rounded and config.quantized)
         self.config, self.build = config, build
         self._step: TokenStep | None = None  # backend cpu's recorded decode step, once it is needed
         self.records_steps = False  # set by the loader, where weights never move
+        self.expert_cache: ExpertCache | None = None  # by the loader, under a memory budget
         self.embed = Embedding(build, config.vocab_size, config.hidden_size)
         main, extra = config.num_hidden_layers, config.num_nextn_predict_layers
         ratios = config.compress_ratios
@@ -127,12 +134,11 @@ class Transformer(nn.Module):
             if isinstance(module, Attention):
                 module.reset_tables()
 
-    def set_rounding(self, *, rounded: bool, rounded_inputs: bool) -> None:
-        """Turns the release's run-time rounding on or off (`Build`), for training with it."""
-        self.build = replace(self.build, rounded=rounded, rounded_inputs=rounded_inputs)
+    def set_dense_attention(self, dense: bool) -> None:
+        """Whether CSA layers attend to every visible entry instead of the selected ones."""
         for module in self.modules():
-            if hasattr(module, "build"):
-                module.build = self.build
+            if isinstance(module, Attention):
+                module.dense = dense
 
     @property
     def device(self) -> torch.device:
@@ -171,6 +177,8 @@ class Transformer(nn.Module):
                 states[0].advance(1)
                 return streams_TSD
         batch = Batch.flatten(ids_T, lengths, starts)
+        if self.expert_cache is not None:
+            self.expert_cache.begin(ids_T)
         embedded_TD: Tensor = self.embed(ids_T)
         streams_TSD = embedded_TD[:, None].repeat(1, self.config.hc_mult, 1)
         for i, layer in enumerate(self.layers):
@@ -182,7 +190,12 @@ class Transformer(nn.Module):
 
     def logits(self, streams_TSD: Tensor) -> Tensor:
         """Next-token scores [T, V] in the wide dtype."""
-        return self._head(self.norm(self.hc_head(streams_TSD)))
+        return self._head(self.logit_input(streams_TSD))
+
+    def logit_input(self, streams_TSD: Tensor) -> Tensor:
+        """What the head multiplies [T, D]: the streams collapsed and normalized."""
+        x_TD: Tensor = self.norm(self.hc_head(streams_TSD))
+        return x_TD
 
     def mtp_streams(
         self,
@@ -210,9 +223,14 @@ class Transformer(nn.Module):
 
     def mtp_logits(self, streams_TSD: Tensor, block: int = 0) -> Tensor:
         """Scores of the token after next [T, V], from `mtp_streams`."""
+        return self._head(self.mtp_logit_input(streams_TSD, block))
+
+    def mtp_logit_input(self, streams_TSD: Tensor, block: int = 0) -> Tensor:
+        """`logit_input` of an MTP block's streams."""
         mtp = self.mtp[block]
         assert isinstance(mtp, MTPBlock)
-        return self._head(mtp.norm(mtp.hc_head(streams_TSD)))
+        x_TD: Tensor = mtp.norm(mtp.hc_head(streams_TSD))
+        return x_TD
 
     def _head(self, x_TD: Tensor) -> Tensor:
         scores_TV: Tensor = self.build.ops.logits(x_TD, self.head.weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import tomllib
 from dataclasses import dataclass, field
@@ -12,48 +13,88 @@ from typing import Any, get_type_hints
 
 from dougong.errors import ConfigError
 
+ATTENTIONS = ("dense", "sparse")
+DECAY_SHAPES = ("linear", "cosine")
+EXPORTS = ("last", "average")
+ANTICIPATIONS = ("never", "spikes", "always")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What is trained on. `shares`: family -> share of tokens; `folder`: keeps the packages."""
+    """Where training text comes from. `folder`: keeps the public packages."""
 
-    shares: dict[str, float]
     folder: str = "~/.cache/dougong/data"
-    tokenizer: str = ""  # a folder with tokenizer.json; empty: train one on this mix
-    max_length: int = 256
-    batch_tokens: int = 4096
+    tokenizer: str = ""  # a folder with tokenizer.json; empty: train one on the phases' mixes
     micro_tokens: int = 2048  # computed at once; smaller ones stay in the processor's cache
     seed: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class LateConfig:
-    """The last part of training: longer samples in another mix, and the indexers' own loss.
+class PhaseConfig:
+    """A stretch of the run: what is read in it, and what is trained.
 
-    `start`: the share of the steps after which it begins; 1: never.
+    share:        of the run's tokens; all phases' add up to 1
+    mix:          family -> its share of the phase's tokens; empty: the phase before's
+    quantized:    weights, and what enters them, at the values that are stored and served
+    attention:    dense (every compressed entry) or sparse (those that the indexer selects)
+    align_index:  the indexers learn to imitate the attention
+    mtp:          the MTP block is trained
     """
 
-    start: float = 1.0
-    max_length: int = 512
-    shares: dict[str, float] = field(default_factory=dict)
+    share: float
+    max_length: int
+    batch_tokens: int
+    mix: dict[str, float] = field(default_factory=dict)
+    quantized: bool = False
+    attention: str = "sparse"
+    align_index: bool = False
+    mtp: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """Steps and rates: linear warm-up, flat, linear decay over the last `decay` of the steps."""
+    """Tokens and rates: linear warm-up, flat, then the decay over the last `decay` of the tokens.
 
-    steps: int
-    warmup: int = 50
+    Batches grow from `batch_start` to all of the phase's `batch_tokens` over `batch_growth` of the
+    run's tokens. `export`: the weights of the last step, or their moving average.
+    """
+
+    tokens: int
+    warmup: int = 50  # steps
     decay: float = 0.35
-    lr_muon: float = 0.01
-    lr_adamw: float = 0.003
+    decay_shape: str = "linear"
+    lr: float = 0.01  # the peak, of Muon and AdamW alike
     final_lr: float = 0.02  # of the peak, reached at the last step
+    batch_growth: float = 0.0
+    batch_start: float = 0.25
     clip: float = 1.0
     mtp_weight: float = 0.3
     mtp_weight_decay: float = 0.1  # from the beginning of the decay
     balance_weight: float = 0.0001
     balance_rate: float = 0.001
-    quantize_from: float = 0.8  # share of the steps after which weights are rounded; 1: never
+    average: float = 0.999  # of the exponential moving average of weights; 0: none is kept
+    export: str = "last"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StabilityConfig:
+    """What is done about loss spikes (stability.py) and about routing (anticipatory.py).
+
+    spike:       deviations above the recent losses that make a spike; 0: none is looked for
+    window:      steps that the recent losses reach back
+    rollback:    steps before a spike that are undone at least, to the checkpoint there
+    rollbacks:   after so many the run stops
+    anticipate:  experts chosen by earlier weights: never, for `period` steps after spikes, always
+    lag:         how many steps earlier
+    """
+
+    spike: float = 0.0
+    window: int = 32
+    rollback: int = 1
+    rollbacks: int = 3
+    anticipate: str = "spikes"
+    lag: int = 8
+    period: int = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,44 +109,56 @@ class OutputConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One training run. `model`: a preset's name or a config.json."""
+    """One training run. `model`: a preset's name or a config.json; `phases`: in their order."""
 
     model: str
-    data: DataConfig
     schedule: ScheduleConfig
     output: OutputConfig
-    late: LateConfig = LateConfig()
+    phases: tuple[PhaseConfig, ...]
+    data: DataConfig = DataConfig()
+    stability: StabilityConfig = StabilityConfig()
+    device: str = "cpu"
     seed: int = 1
+
+    @property
+    def families(self) -> dict[str, float]:
+        """Every family of any phase, with its share of the whole run's tokens."""
+        total: dict[str, float] = {}
+        for phase in self.phases:
+            whole = sum(phase.mix.values())
+            for family, part in phase.mix.items():
+                total[family] = total.get(family, 0.0) + phase.share * part / whole
+        return total
 
     def to_dict(self) -> dict[str, Any]:
         """Every field with its value, defaults included."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        return values | {"phases": list(values["phases"])}
 
     def to_toml(self) -> str:
         """The resolved configuration as a TOML file that `load_run_config` reads."""
         values = self.to_dict()
-        data = values["data"]
-        sections = {"": {}, "data": data, "data.shares": data.pop("shares")}
-        late = values["late"]
-        sections |= {name: values.pop(name) for name in ("schedule", "output", "late")}
-        sections["late.shares"] = late.pop("shares")
-        del values["data"]
-        sections[""] = values
+        tables = [("[data]", values.pop("data"))]
+        tables += [(f"[{name}]", values.pop(name)) for name in ("schedule", "stability", "output")]
+        for phase in values.pop("phases"):
+            mix = phase.pop("mix")
+            tables += [("[[phases]]", phase), ("[phases.mix]", mix)]
         return "\n\n".join(
             "\n".join(
-                ([f"[{name}]"] if name else [])
-                + [f"{key} = {json.dumps(value)}" for key, value in section.items()]
+                ([header] if header else [])
+                + [f"{key} = {json.dumps(value)}" for key, value in table.items()]
             )
-            for name, section in sections.items()
+            for header, table in [("", values), *tables]
         )
 
 
 SECTIONS: dict[str, type[Any]] = {
     "data": DataConfig,
     "schedule": ScheduleConfig,
+    "stability": StabilityConfig,
     "output": OutputConfig,
-    "late": LateConfig,
 }
+OPTIONAL_SECTIONS = ("data", "stability")
 
 
 def load_run_config(path_or_preset: str | Path) -> RunConfig:
@@ -131,24 +184,38 @@ def run_config_from_dict(values: dict[str, Any], where: str = "training config")
     values = dict(values)
     sections: dict[str, Any] = {}
     for name, kind in SECTIONS.items():
-        section = values.pop(name, {} if name == "late" else None)
+        section = values.pop(name, {} if name in OPTIONAL_SECTIONS else None)
         if not isinstance(section, dict):
             raise ConfigError(f"{where}: section [{name}] is missing")
         sections[name] = _section(kind, section, f"{where}: {name}")
+    sections["phases"] = _phases(values.pop("phases", None), where)
     config: RunConfig = _section(RunConfig, values | sections, where)
     _check(config, where)
     return config
 
 
-def with_overrides(config: RunConfig, *, folder: str | None, steps: int | None) -> RunConfig:
-    """The configuration with the command line's folder and number of steps, where given."""
+def with_overrides(config: RunConfig, *, folder: str | None, tokens: int | None) -> RunConfig:
+    """The configuration with the command line's folder and number of tokens, where given."""
     values = config.to_dict()
     if folder is not None:
         values["output"]["folder"] = folder
-    if steps is not None:
-        values["schedule"]["steps"] = steps
-        values["schedule"]["warmup"] = min(config.schedule.warmup, steps)
+    if tokens is not None:
+        values["schedule"]["tokens"] = tokens
     return run_config_from_dict(values, "command line")
+
+
+def _phases(values: Any, where: str) -> tuple[PhaseConfig, ...]:
+    """The phases; an empty mix becomes the one of the phase before."""
+    if not isinstance(values, list | tuple) or not values:
+        raise ConfigError(f"{where}: [[phases]] is missing; a run has at least one")
+    phases: list[PhaseConfig] = []
+    for i, value in enumerate(values):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: phases[{i}]: {value!r} should be a table")
+        if phases and not value.get("mix"):
+            value = value | {"mix": phases[-1].mix}
+        phases.append(_section(PhaseConfig, value, f"{where}: phases[{i}]"))
+    return tuple(phases)
 
 
 def _section(kind: type[Any], values: dict[str, Any], where: str) -> Any:
@@ -156,7 +223,9 @@ def _section(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     hints = get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - set(fields)):
-        raise ConfigError(f"{where}.{unknown[0]} is unknown; fields are {', '.join(fields)}")
+        near = difflib.get_close_matches(unknown[0], fields, 1)
+        hint = f"did you mean {near[0]}?" if near else f"fields are {', '.join(fields)}"
+        raise ConfigError(f"{where}.{unknown[0]} is unknown; {hint}")
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in values:
@@ -164,48 +233,99 @@ def _section(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     checked = {}
     for name, value in values.items():
         hint = hints[name]
-        plain = dict if hint == dict[str, float] else hint
+        plain = getattr(hint, "__origin__", hint)
         if plain is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if not isinstance(value, plain) or isinstance(value, bool):
+        if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
             raise ConfigError(f"{where}.{name}: {value!r} should be of type {plain.__name__}")
         checked[name] = value
     return kind(**checked)
 
 
+Rule = tuple[str, Any, bool, str]  # field, its value, whether it is right, what it should be
+
+
 def _check(config: RunConfig, where: str) -> None:
     """Ranges that a type cannot express."""
-    data, schedule, output = config.data, config.schedule, config.output
-    late = config.late
-    rules = (
-        ("data.shares", _are_shares(data.shares), "positive numbers, at least one family"),
-        ("late.start", 0 <= late.start <= 1, "from 0 to 1"),
-        ("late.shares", late.start == 1 or _are_shares(late.shares), "positive numbers"),
-        ("data.max_length", data.max_length >= 16, "at least 16 tokens"),
-        ("data.batch_tokens", data.batch_tokens >= data.max_length, "at least data.max_length"),
-        ("data.micro_tokens", data.micro_tokens >= 1, "at least 1"),
-        ("late.max_length", 16 <= late.max_length <= data.batch_tokens, "16 to batch_tokens"),
-        ("schedule.steps", schedule.steps >= 1, "at least 1"),
-        ("schedule.warmup", 0 <= schedule.warmup <= schedule.steps, "from 0 to schedule.steps"),
-        ("schedule.decay", 0 <= schedule.decay <= 1, "from 0 to 1"),
-        ("schedule.final_lr", 0 <= schedule.final_lr <= 1, "from 0 to 1"),
-        ("schedule.quantize_from", 0 <= schedule.quantize_from <= 1, "from 0 to 1"),
-        ("schedule.lr_muon", schedule.lr_muon > 0, "positive"),
-        ("schedule.lr_adamw", schedule.lr_adamw > 0, "positive"),
-        ("schedule.clip", schedule.clip > 0, "positive"),
-        ("schedule.mtp_weight", schedule.mtp_weight >= 0, "0 or more"),
-        ("schedule.mtp_weight_decay", schedule.mtp_weight_decay >= 0, "0 or more"),
-        ("schedule.balance_weight", schedule.balance_weight >= 0, "0 or more"),
-        ("schedule.balance_rate", schedule.balance_rate >= 0, "0 or more"),
-        ("output.save_every", output.save_every >= 1, "at least 1"),
-        ("output.log_every", output.log_every >= 1, "at least 1"),
-        ("output.keep", output.keep >= 1, "at least 1"),
-    )
-    for name, holds, wanted in rules:
+    rules = [*_schedule_rules(config.schedule), *_output_rules(config)]
+    rules += _stability_rules(config.stability)
+    for i, phase in enumerate(config.phases):
+        rules += _phase_rules(f"phases[{i}]", phase)
+    whole = sum(phase.share for phase in config.phases)
+    rules.append(("phases.share", f"{whole:g} in all", abs(whole - 1) < 1e-6, "1 in all"))
+    for name, value, holds, wanted in rules:
         if not holds:
-            section, key = name.split(".")
-            value = getattr(getattr(config, section), key)
             raise ConfigError(f"{where}: {name} = {value} should be {wanted}")
+
+
+def _schedule_rules(schedule: ScheduleConfig) -> list[Rule]:
+    def rule(name: str, wanted: str, test: Any) -> Rule:
+        value = getattr(schedule, name)
+        return f"schedule.{name}", value, bool(test(value)), wanted
+
+    shares = ("decay", "final_lr", "batch_growth")
+    positive = ("lr", "clip")
+    not_negative = ("mtp_weight", "mtp_weight_decay", "balance_weight", "balance_rate")
+    return [
+        rule("tokens", "at least 1", lambda v: v >= 1),
+        rule("warmup", "0 or more steps", lambda v: v >= 0),
+        *(rule(name, "from 0 to 1", lambda v: 0 <= v <= 1) for name in shares),
+        *(rule(name, "positive", lambda v: v > 0) for name in positive),
+        *(rule(name, "0 or more", lambda v: v >= 0) for name in not_negative),
+        rule("batch_start", "above 0, at most 1", lambda v: 0 < v <= 1),
+        rule("average", "from 0 to below 1", lambda v: 0 <= v < 1),
+        rule("decay_shape", " or ".join(DECAY_SHAPES), lambda v: v in DECAY_SHAPES),
+        rule("export", " or ".join(EXPORTS), lambda v: v in EXPORTS),
+        rule(
+            "export",
+            "last, as schedule.average is 0",
+            lambda v: v == "last" or schedule.average > 0,
+        ),
+    ]
+
+
+def _stability_rules(stability: StabilityConfig) -> list[Rule]:
+    counts = {"window": 4, "rollback": 0, "rollbacks": 0, "lag": 0, "period": 1}
+    return [
+        ("stability.spike", stability.spike, stability.spike >= 0, "0 or more"),
+        (
+            "stability.anticipate",
+            stability.anticipate,
+            stability.anticipate in ANTICIPATIONS,
+            ", ".join(ANTICIPATIONS),
+        ),
+        *(
+            (f"stability.{name}", value, value >= least, f"at least {least}")
+            for name, least in counts.items()
+            for value in [getattr(stability, name)]
+        ),
+    ]
+
+
+def _output_rules(config: RunConfig) -> list[Rule]:
+    output, data = config.output, config.data
+    return [
+        ("output.save_every", output.save_every, output.save_every >= 1, "at least 1"),
+        ("output.log_every", output.log_every, output.log_every >= 1, "at least 1"),
+        ("output.keep", output.keep, output.keep >= 1, "at least 1"),
+        ("data.micro_tokens", data.micro_tokens, data.micro_tokens >= 1, "at least 1"),
+    ]
+
+
+def _phase_rules(where: str, phase: PhaseConfig) -> list[Rule]:
+    longest, batch, mix = phase.max_length, phase.batch_tokens, phase.mix
+    return [
+        (f"{where}.share", phase.share, 0 < phase.share <= 1, "above 0, at most 1"),
+        (f"{where}.mix", mix, _are_shares(mix), "positive numbers, at least one family"),
+        (f"{where}.max_length", longest, longest >= 16, "at least 16 tokens"),
+        (f"{where}.batch_tokens", batch, batch >= longest, f"at least {where}.max_length"),
+        (
+            f"{where}.attention",
+            phase.attention,
+            phase.attention in ATTENTIONS,
+            " or ".join(ATTENTIONS),
+        ),
+    ]
 
 
 def _are_shares(shares: dict[str, float]) -> bool:

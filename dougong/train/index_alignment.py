@@ -1,8 +1,9 @@
 """Teaches the indexer to select what the attention looks at.
 
 The loss of a CSA layer is the KL divergence from the attention over compressed entries (summed over
-heads, normalized) to the softmax of the index scores. Everything that enters it is detached, so it
-moves the indexer alone. The V4 report does not give this loss; it is V3.2's.
+heads, normalized) to the softmax of the index scores. While the attention is dense (the warm-up)
+both run over every visible entry; once it is sparse, over the selected ones. Everything that enters
+it is detached, so it moves the indexer alone. The V4 report does not give this loss; it is V3.2's.
 
 Shapes: T flat tokens, N tokens of one sample, D hidden size, H heads, C head_dim, M entries.
 Source: architecture specification 8 (inferred there).
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dougong.kernels.index import visible_entries
+from dougong.kernels.index import QUERY_BLOCK, select_top_k, visible_entries
 from dougong.model.attention import Attention
 from dougong.model.batch import Batch
 
@@ -75,9 +76,10 @@ def _layer_losses(seen: Seen) -> Iterator[Tensor]:
     for q_NHC, kv_NC, entry_tokens, index_q_NJD, weight_NJ, index_tokens in per_sample:
         if q_NHC.shape[0] < SHORTEST:
             continue
-        target_NM, hidden_NM = _attention_to_entries(layer, q_NHC, kv_NC, entry_tokens)
         keys_MD = indexer.compressor.entries(index_tokens, 0, None, layer.freqs_P)
         scores_NM = indexer.scores(index_q_NJD, weight_NJ, keys_MD)
+        hidden_NM = _hidden_entries(layer, scores_NM)
+        target_NM = _attention_to_entries(layer, q_NHC, kv_NC, entry_tokens, hidden_NM)
         yield divergence(target_NM, scores_NM, hidden_NM)
 
 
@@ -92,6 +94,21 @@ def divergence(target_NM: Tensor, scores_NM: Tensor, hidden_NM: Tensor) -> Tenso
     log_p = scores_NM[rows].masked_fill(hidden, float("-inf")).log_softmax(-1)
     each = torch.xlogy(target, target) - target * log_p.masked_fill(hidden, 0.0)
     return each.sum(-1).mean()
+
+
+@torch.no_grad()
+def _hidden_entries(layer: Attention, scores_NM: Tensor) -> Tensor:
+    """Which entries the layer's attention does not look at: later ones, and those not selected."""
+    num_queries, num_entries = scores_NM.shape
+    visible_N = visible_entries(0, num_queries, layer.ratio, scores_NM.device)
+    assert layer.indexer is not None
+    if layer.dense or num_entries <= layer.indexer.top_k:
+        return torch.arange(num_entries, device=scores_NM.device) >= visible_N[:, None]
+    selected_NK = select_top_k(scores_NM, visible_N, layer.indexer.top_k)
+    spare = torch.ones_like(scores_NM[:, :1])  # takes the -1s of queries with fewer entries
+    hidden = torch.cat([torch.ones_like(scores_NM), spare], 1).bool()
+    index = selected_NK.masked_fill(selected_NK < 0, num_entries)
+    return hidden.scatter(1, index, False)[:, :num_entries]
 
 
 @torch.no_grad()
@@ -115,24 +132,28 @@ def _main_side(seen: Seen) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @torch.no_grad()
 def _attention_to_entries(
-    layer: Attention, q_NHC: Tensor, kv_NC: Tensor, entry_tokens_NX: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Probability that a sample's queries give each entry, summed over heads [N, M]; the mask."""
+    layer: Attention, q_NHC: Tensor, kv_NC: Tensor, entry_tokens_NX: Tensor, hidden_NM: Tensor
+) -> Tensor:
+    """Probability that a sample's queries give each entry, summed over heads: [N, M]."""
     assert layer.compressor is not None
     entries_MC = layer.compressor.entries(entry_tokens_NX, 0, None, layer.freqs_P)
-    num_queries, num_entries = q_NHC.shape[0], entries_MC.shape[0]
-    visible_N = visible_entries(0, num_queries, layer.ratio, q_NHC.device)
-    hidden_NM = torch.arange(num_entries, device=q_NHC.device) >= visible_N[:, None]
-    position = torch.arange(num_queries, device=q_NHC.device)
-    distance_NN = position[:, None] - position
-    outside_NN = (distance_NN < 0) | (distance_NN >= layer.config.sliding_window)
-    q_NHC = q_NHC * q_NHC.shape[-1] ** -0.5
-    logits = torch.cat(
-        [
-            (q_NHC @ kv_NC.t()).masked_fill(outside_NN[:, None], float("-inf")),
-            layer.attn_sink[None, :, None].expand(num_queries, -1, 1),
-            (q_NHC @ entries_MC.t()).masked_fill(hidden_NM[:, None], float("-inf")),
-        ],
-        -1,
-    )
-    return logits.softmax(-1)[..., num_queries + 1 :].sum(1), hidden_NM
+    window, scale = layer.config.sliding_window, q_NHC.shape[-1] ** -0.5
+    target = []
+    for low in range(0, q_NHC.shape[0], QUERY_BLOCK):
+        q = q_NHC[low : low + QUERY_BLOCK] * scale
+        num_queries, high = q.shape[0], low + q.shape[0]
+        reach = max(low - window + 1, 0)
+        query = torch.arange(low, high, device=q.device)[:, None]
+        key = torch.arange(reach, high, device=q.device)
+        outside = (key > query) | (key <= query - window)
+        hidden = hidden_NM[low:high]
+        logits = torch.cat(
+            [
+                (q @ kv_NC[reach:high].t()).masked_fill(outside[:, None], float("-inf")),
+                layer.attn_sink[None, :, None].expand(num_queries, -1, 1).to(q.dtype),
+                (q @ entries_MC.t()).masked_fill(hidden[:, None], float("-inf")),
+            ],
+            -1,
+        )
+        target.append(logits.softmax(-1)[..., high - reach + 1 :].sum(1))
+    return torch.cat(target)

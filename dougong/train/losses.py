@@ -7,50 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dougong.kernels.experts import counted_clamps
 from dougong.kernels.router import router_scores
 from dougong.model.moe import Router
 from dougong.model.transformer import Transformer
+from dougong.train.anticipatory import scored_routers
 from dougong.train.data.mixture import PackedBatch
+from dougong.train.figures import Figures
 from dougong.train.index_alignment import alignment_loss, observed_attention
 
 
 @dataclass
 class Losses:
-    """The loss to descend, its parts as numbers, and the experts' loads per router."""
+    """The loss to descend, and what is told of it."""
 
     total: Tensor
-    next_token: float
-    mtp: float
-    balance: float
-    index: float
-    loads: dict[str, Tensor]
-
-
-@dataclass
-class Sums:
-    """Figures and expert loads of a batch that is computed in parts."""
-
-    figures: dict[str, float] = field(default_factory=dict)
-    loads: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, part: Losses, share: float) -> None:
-        """Adds a part that has this share of the batch's trained tokens."""
-        for key, value in (
-            ("loss", part.next_token),
-            ("mtp", part.mtp),
-            ("balance", part.balance),
-            ("index", part.index),
-        ):
-            self.figures[key] = self.figures.get(key, 0.0) + share * value
-        for name, load_E in part.loads.items():
-            self.loads[name] = self.loads.get(name, torch.zeros_like(load_E)) + load_E
+    figures: Figures
 
 
 @dataclass
@@ -72,8 +50,7 @@ def observed_routing(model: nn.Module) -> Iterator[dict[str, Routing]]:
 
         return router.register_forward_hook(hook)
 
-    routers = [(n, m) for n, m in model.named_modules() if isinstance(m, Router)]
-    handles = [watch(name, router) for name, router in routers if router.bias is not None]
+    handles = [watch(name, router) for name, router in scored_routers(model).items()]
     try:
         yield seen
     finally:
@@ -81,24 +58,18 @@ def observed_routing(model: nn.Module) -> Iterator[dict[str, Routing]]:
             handle.remove()
 
 
-def weighted_cross_entropy(logits_TV: Tensor, target_T: Tensor, weight_T: Tensor) -> Tensor:
-    """Mean of the tokens' cross entropies, each counted by its weight."""
-    each_T = F.cross_entropy(logits_TV, target_T, reduction="none")
-    return (each_T * weight_T).sum() / weight_T.sum().clamp_min(1e-9)
-
-
 def sequence_balance(routing: Routing, lengths: list[int]) -> Tensor:
     """How unevenly each sample's tokens use the experts, averaged over samples; 1 = even.
 
     sum over experts of (share of slots x E) * (mean normalized score), as in DeepSeek-V3.
     """
-    num_samples, (num_tokens, num_experts) = len(lengths), routing.scores_TE.shape
-    length_B = torch.tensor(lengths)
-    sample_T = torch.repeat_interleave(torch.arange(num_samples), length_B)
-    chosen_TE = torch.zeros(num_tokens, num_experts).scatter_(1, routing.experts_TK, 1.0)
+    num_experts = routing.scores_TE.shape[1]
+    length_B = torch.tensor(lengths, device=routing.scores_TE.device)
+    sample_T = torch.repeat_interleave(length_B)
     share_TE = routing.scores_TE / routing.scores_TE.sum(-1, keepdim=True)
-    zeros_BE = torch.zeros(num_samples, num_experts)
-    slots_BE = zeros_BE.index_add(0, sample_T, chosen_TE) / length_B[:, None]
+    chosen_TE = torch.zeros_like(share_TE).scatter_(1, routing.experts_TK, 1.0)
+    zeros_BE = share_TE.new_zeros(len(lengths), num_experts, dtype=torch.float32)
+    slots_BE = zeros_BE.index_add(0, sample_T, chosen_TE.float()) / length_B[:, None]
     mean_BE = zeros_BE.index_add(0, sample_T, share_TE.float()) / length_B[:, None]
     top_k = routing.experts_TK.shape[1]
     return (slots_BE * mean_BE).sum(-1).mean() * num_experts / top_k
@@ -117,34 +88,49 @@ def training_loss(
     Logits are computed only where a token counts; the MTP block runs only if its weight is
     positive.
     """
+    zero = torch.zeros((), device=model.device)
     with (
         observed_routing(model) as routings,
         observed_attention(model, active=align_index) as attentions,
+        counted_clamps() as clamps,
     ):
+        cross_entropy = model.build.ops.cross_entropy
         streams_TSD = model(batch.ids_T, batch.lengths)
         rows = batch.weight_T.nonzero()[:, 0]
-        logits = model.logits(streams_TSD[rows])
-        next_token = weighted_cross_entropy(logits, batch.target_T[rows], batch.weight_T[rows])
-        mtp = torch.zeros(())
+        next_token = cross_entropy(
+            model.logit_input(streams_TSD)[rows],
+            model.head.weight,
+            batch.target_T[rows],
+            batch.weight_T[rows],
+        )
+        mtp = zero
         if mtp_weight > 0 and len(model.mtp):
             mtp = _mtp_loss(model, streams_TSD, batch)
     balance = torch.stack(
         [sequence_balance(routing, batch.lengths) for routing in routings.values()]
-    ).mean() if routings else torch.zeros(())  # fmt: skip
-    index = alignment_loss(attentions)
+    ).mean() if routings else zero  # fmt: skip
+    index = alignment_loss(attentions).to(model.device)
     total = next_token + mtp_weight * mtp + balance_weight * balance + index
-    loads = {
-        name: torch.bincount(routing.experts_TK.flatten(), minlength=routing.scores_TE.shape[1])
-        for name, routing in routings.items()
-    }
-    return Losses(total, next_token.item(), mtp.item(), balance.item(), index.item(), loads)
+    figures = Figures.empty(model)
+    figures.losses_F = torch.stack([p.detach().double() for p in (next_token, mtp, balance, index)])
+    for name, routing in routings.items():
+        num_experts = routing.scores_TE.shape[1]
+        figures.loads[name] = routing.experts_TK.flatten().bincount(minlength=num_experts)
+    if clamps:
+        figures.clamped_3 = torch.stack(clamps).sum(0)
+    return Losses(total, figures)
 
 
 def _mtp_loss(model: Transformer, streams_TSD: Tensor, batch: PackedBatch) -> Tensor:
     streams_TSD = model.mtp_streams(streams_TSD, batch.target_T, batch.lengths)
     rows = batch.second_weight_T.nonzero()[:, 0]
-    logits = model.mtp_logits(streams_TSD[rows])
-    return weighted_cross_entropy(logits, batch.second_T[rows], batch.second_weight_T[rows])
+    loss: Tensor = model.build.ops.cross_entropy(
+        model.mtp_logit_input(streams_TSD)[rows],
+        model.head.weight,
+        batch.second_T[rows],
+        batch.second_weight_T[rows],
+    )
+    return loss
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Muon for matrices and AdamW for the rest, in the groups of the V4 report.
+"""Muon for matrices and AdamW for the rest, in the groups and with the one rate of the V4 report.
 
 AdamW: embedding, head, norm weights, mHC bases and scales, attention sinks and `ape`. Muon: every
 other matrix; stacked experts and the groups of `wo_a` are independent matrices. Parameters without
@@ -46,13 +46,13 @@ class Optimizer:
     state: dict[str, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
-    def step(self, lr_muon: float, lr_adamw: float) -> None:
+    def step(self, lr: float) -> None:
         """One update from the parameters' gradients, which it clears."""
         for name, parameter in self._with_gradient():
             if not uses_muon(name, parameter):
-                self._adamw(name, parameter, lr_adamw)
+                self._adamw(name, parameter, lr)
         for same_shape in self._matrices_by_shape().values():
-            self._muon(same_shape, lr_muon)
+            self._muon(same_shape, lr)
         for parameter in self.parameters.values():
             parameter.grad = None
 

@@ -31,6 +31,11 @@ class Progress:
             kept = [line for line in read_log(self.path) if line["step"] < step]
             self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
+    def losses(self, phase: int) -> list[float]:
+        """The logged losses of a phase."""
+        lines = read_log(self.path) if self.path.exists() else []
+        return [line["loss"] for line in lines if line["phase"] == phase]
+
     def record(self, line: dict[str, Any], num_tokens: int, seconds: float, *, show: bool) -> None:
         """Appends one step's figures; shows loss, speed and time left."""
         self.recent.append((num_tokens, seconds))

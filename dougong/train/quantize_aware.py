@@ -1,9 +1,11 @@
-"""Training with the weights' stored formats in the loop, so that shipping them loses nothing.
+"""Training with stored formats and run-time rounding in the loop: what ships is what was trained.
 
-Inside `stored_weights` every parameter holds the value that the official layout would store: FP4 in
+Inside `as_served` every parameter holds the value that the official layout would store: FP4 in
 blocks of 32 for routed experts, FP8 in 128x128 tiles for linears, BF16 for embedding, head, norms,
-gates and compressors. The gradient taken there is applied to the exact weights (straight-through).
-Source: architecture specification 5.1 and 8.
+gates and compressors. Activations are rounded as the release rounds them: FP8 in front of FP8 and
+FP4 matrices and in cache entries, FP4 for the indexer's queries and keys. Gradients taken there
+pass every rounding unchanged and are applied to the exact weights (straight-through).
+Source: architecture specification 5.1 to 5.3 and 8; infrastructure specification 3.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dougong.checkpoint import parameters
-from dougong.kernels.rounding import round_e2m1, round_e4m3
+from dougong.kernels.rounding import e2m1_scale, round_e2m1, round_e4m3
 from dougong.model.loading import published_names
 from dougong.model.transformer import Transformer
 
 FP4_BLOCK = 32
 FP8_TILE = 128
+WIDEST_SPAN = 2.0**11  # of FP4 scales within an FP8 tile
 
 
 def round_fp8_tiles(matrix_OI: Tensor) -> Tensor:
@@ -51,18 +54,51 @@ def parameter_roles(model: Transformer) -> dict[str, str]:
 
 
 @contextmanager
-def stored_weights(model: Transformer, *, active: bool = True) -> Iterator[None]:
-    """Inside, parameters have their stored values; after it, their exact ones again."""
-    exact: dict[str, Tensor] = {}
-    own = dict(model.named_parameters()) if active else {}
-    roles = parameter_roles(model) if active else {}
+def as_served(model: Transformer, *, active: bool = True) -> Iterator[None]:
+    """Inside, parameters have their stored values and activations are rounded as at run time.
+
+    After it, parameters have their exact values again. Nothing happens if not `active`.
+    """
+    if not active:
+        yield
+        return
+    build, exact = model.build, {}
+    before = build.rounded, build.rounded_inputs
+    own, roles = dict(model.named_parameters()), parameter_roles(model)
     try:
+        build.rounded = build.rounded_inputs = True
         with torch.no_grad():
             for name, parameter in own.items():
                 exact[name] = parameter.detach().clone()
                 parameter.copy_(stored_value(exact[name], roles[name]))
         yield
     finally:
+        build.rounded, build.rounded_inputs = before
         with torch.no_grad():
             for name, value in exact.items():
                 own[name].copy_(value)
+
+
+@torch.no_grad()
+def wide_tiles(model: Transformer) -> int:
+    """How many 128x128 tiles of expert matrices FP8 cannot hold with every value a normal number.
+
+    Those in which the largest FP4 scale is more than 2^11 times the smallest: the release's script
+    that recasts FP4 to FP8 refuses them. (With subnormal numbers FP8 is exact up to 2^14.)
+    """
+    roles = parameter_roles(model)
+    experts = [p for name, p in model.named_parameters() if roles[name] == "expert"]
+    return sum(int((scale_span(p) > WIDEST_SPAN).sum()) for p in experts)
+
+
+def scale_span(matrix_EOI: Tensor) -> Tensor:
+    """Largest FP4 scale over smallest in each 128x128 tile: [E, tiles down, tiles across]."""
+    scale_EOG = e2m1_scale(matrix_EOI, FP4_BLOCK)[..., 0]
+    rows, groups = FP8_TILE, FP8_TILE // FP4_BLOCK
+    padding = (0, -scale_EOG.shape[2] % groups, 0, -scale_EOG.shape[1] % rows)
+    largest, smallest = (
+        F.pad(scale_EOG, padding, value=value).unflatten(2, (-1, groups)).unflatten(1, (-1, rows))
+        for value in (0.0, float("inf"))
+    )
+    span: Tensor = largest.amax((2, 4)) / smallest.amin((2, 4))
+    return span

@@ -32,6 +32,12 @@ def model(folder: Path) -> Model:
     return dougong.load(folder)
 
 
+@pytest.fixture(scope="module")
+def served(folder: Path) -> Model:
+    """As the command line loads it: fast and in the release's number type."""
+    return dougong.load(folder, backend="cpu", dtype="bfloat16", fallback=False)
+
+
 def printed(argv: list[str], capfd: pytest.CaptureFixture[str]) -> tuple[str, str]:
     assert run(argv) == 0, capfd.readouterr().err
     out, err = capfd.readouterr()
@@ -142,11 +148,11 @@ def test_an_unknown_number_type_is_refused(folder: Path) -> None:
 
 
 def test_generate_prints_the_answer_on_stdout_and_its_speed_on_stderr(
-    folder: Path, model: Model, capfd: pytest.CaptureFixture[str]
+    folder: Path, served: Model, capfd: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["generate", "Hello", "-m", str(folder), "--seed", "5", "--max-tokens", "12"]
     out, err = printed(argv, capfd)
-    assert out == model.generate("Hello", max_tokens=12, seed=5).text + "\n"
+    assert out == served.generate("Hello", max_tokens=12, seed=5).text + "\n"
     assert "12 written" in err
     assert "tokens/s" in err
     assert "cut off at --max-tokens" in err
@@ -162,10 +168,28 @@ def test_generate_json_is_one_object_with_the_keys_of_its_help(
     assert err == ""
     report = json.loads(out)
     assert set(report) == {
-        "model", "text", "reasoning", "finish_reason", "ids", "prompt_tokens", "reused_tokens",
+        "model", "backend", "dtype", "rounding", "text", "reasoning", "finish_reason", "ids", "prompt_tokens", "reused_tokens",
         "prefill_s", "decode_s", "tokens_per_s",
     }  # fmt: skip
     assert len(report["ids"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "how"),
+    [
+        ((), ("cpu", "bfloat16", "none")),
+        (("--dtype", "float32"), ("cpu", "float32", "none")),
+        (("--dtype", "float64"), ("reference", "float64", "none")),
+        (("--backend", "reference"), ("reference", "float32", "none")),
+        (("--rounding", "release", "--no-fallback"), ("cpu", "bfloat16", "release")),
+    ],
+)
+def test_what_is_left_open_is_chosen_for_speed_and_said(
+    words: tuple[str, ...], how: tuple[str, ...], folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["generate", "Hello", "-m", str(folder), "--max-tokens", "2", "--json", *words]
+    report = json.loads(printed(argv, capfd)[0])
+    assert (report["backend"], report["dtype"], report["rounding"]) == how
 
 
 def test_an_empty_prompt_is_refused(capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,16 +7,17 @@ import pytest
 import torch
 from transformers import DeepseekV4ForCausalLM, PreTrainedTokenizerFast
 
+from dougong.chat.prompt import encode_conversation
 from dougong.chat.tokenizer import Tokenizer, load_tokenizer
 from dougong.checkpoint import open_checkpoint, schema
 from dougong.checkpoint.locate import SHIPPED_MODELS
 from dougong.model.loading import load_model
 from dougong.model.transformer import Transformer
 from dougong.train.data.encode import encode_sample
-from dougong.train.data.sample import Turn
-from dougong.train.data.stories import story
-from dougong.train.evaluate import TASKS, answers
-from dougong.train.quantize_aware import stored_weights
+from dougong.train.data.stories import STORIES
+from dougong.train.data.task import Task, ask
+from dougong.train.evaluation.answering import Question, answer_all
+from dougong.train.quantize_aware import as_served
 
 FOLDER = SHIPPED_MODELS / "nano"
 LARGEST_FILE_BYTES = 8_000_000
@@ -35,10 +36,20 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="module")
 def story_ids(tokenizer: Tokenizer) -> torch.Tensor:
     """A conversation of more than one HCA block, so that every kind of layer takes part."""
-    ids = encode_sample(story(random.Random(5)), tokenizer).ids
+    ids = encode_sample(STORIES(random.Random(5)), tokenizer).ids
     while len(ids) <= 150:
-        ids += encode_sample(story(random.Random(6)), tokenizer).ids
+        ids += encode_sample(STORIES(random.Random(6)), tokenizer).ids
     return torch.tensor(ids)
+
+
+def greedy_answers(model: Transformer, tokenizer: Tokenizer, tasks: list[Task]) -> list[str]:
+    """What the model writes behind each task's prompt; nothing where it does not end by itself."""
+    questions = [
+        Question(ids=encode_conversation(tokenizer, task.messages, **task.options), max_tokens=260)
+        for task in tasks
+    ]
+    replies = answer_all(model, questions, stop_id=tokenizer.eos_id, num_ids=tokenizer.num_ids)
+    return [tokenizer.decode(reply.ids) if reply.ended else "" for reply in replies]
 
 
 @torch.inference_mode()
@@ -73,7 +84,7 @@ def test_file_is_the_official_layout_and_small() -> None:
 def test_stored_weights_are_the_trained_ones(model: Transformer) -> None:
     """Rounding again changes nothing: what ships is a fixed point of the stored formats."""
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    with stored_weights(model):
+    with as_served(model):
         for name, parameter in model.named_parameters():
             assert torch.equal(parameter, before[name]), name
 
@@ -83,11 +94,10 @@ def test_stories_about_unseen_pairs_use_both_words_and_end(
 ) -> None:
     """Greedy; these pairs of words never stood together in training. The card has the rate."""
     rng = random.Random(11)
-    tasks = [TASKS["story with both words"](rng) for _ in range(8)]
-    told = list(answers(model, tokenizer, [task.turn for task in tasks]))
-    right = [task.right(text, ended) for task, (text, ended) in zip(tasks, told, strict=True)]
-    assert sum(right) >= 5, told
-    for text, _ in told:
+    tasks = [STORIES.draw("story with two words", rng, held_out=True) for _ in range(8)]
+    told = greedy_answers(model, tokenizer, tasks)
+    assert sum(map(Task.check, tasks, told)) >= 5, told
+    for text in told:
         words = re.findall(r"\w+", text)
         # a text that turns in circles repeats most of its four-word runs
         runs = list(zip(*(words[i:] for i in range(4)), strict=False))
@@ -95,8 +105,8 @@ def test_stories_about_unseen_pairs_use_both_words_and_end(
 
 
 def test_it_knows_who_it_is_and_says_hello(model: Transformer, tokenizer: Tokenizer) -> None:
-    questions = ["Hello!", "What is your name?", "Thank you!"]
-    replies = [text for text, _ in answers(model, tokenizer, [Turn(q, "") for q in questions])]
+    questions = ["Hello!", "Who are you?", "Thank you!"]
+    replies = greedy_answers(model, tokenizer, [ask(question, "") for question in questions])
     assert re.match(r"(Hello|Hi)", replies[0])
-    assert "nano" in replies[1]
+    assert "Dougong" in replies[1]
     assert "welcome" in replies[2]

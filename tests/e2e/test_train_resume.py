@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from dougong.errors import TrainingError
-from dougong.train.checkpoint import latest_checkpoint
-from dougong.train.loop import open_run, save, train, train_step
+from dougong.train.checkpoint import latest_checkpoint, load_checkpoint
+from dougong.train.loop import train_step
 from dougong.train.progress import CURVE_FILE, LOG_FILE, read_log
+from dougong.train.run import open_run
 from tests.support import training
 
 STEPS = 8
@@ -29,7 +31,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unbroken(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("unbroken")
-    train(training.run_config(inputs, folder, steps=STEPS), quiet=True)
+    training.trained(training.run_config(inputs, folder, steps=STEPS))
     return folder
 
 
@@ -37,6 +39,15 @@ def figures(folder: Path) -> list[dict[str, float]]:
     """The log without what the clock decides."""
     lines = read_log(folder / LOG_FILE)
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def assert_equal_states(folder: Path, other: Path) -> None:
+    """The last checkpoints hold the same bits: weights, optimizer, average, random state."""
+    states = [load_checkpoint(latest_checkpoint(path))[0] for path in (folder, other)]
+    assert set(states[0]) == set(states[1])
+    parts = {name.partition("/")[0] for name in states[0]}
+    assert parts == {"model", "optimizer", "average", "random_state"}
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def write_toml(inputs: Path, folder: Path) -> Path:
@@ -70,6 +81,7 @@ def test_killed_run_goes_on_with_identical_losses(
     assert done_before is not None
     done = subprocess.run([*command, "--json"], env=environment, capture_output=True, check=True)
     assert figures(folder) == figures(unbroken)
+    assert_equal_states(folder, unbroken)
     report = json.loads(done.stdout)
     assert report["steps"] == STEPS
     assert report["loss"] == figures(unbroken)[-1]["loss"]
@@ -85,12 +97,13 @@ def test_kill_between_checkpoints_repeats_the_lost_steps(
         line, seconds = train_step(run)
         run.progress.record(line, 0, seconds, show=False)
         if count == 3:
-            save(run)
+            run.save()
     (tmp_path / ".partial-000006").mkdir()  # as a kill during the writing of a checkpoint leaves it
     with (tmp_path / LOG_FILE).open("a") as log:
         log.write('{"step": 5, "lo')  # and during the writing of the log
-    train(config, quiet=True)
+    training.trained(config)
     assert figures(tmp_path) == figures(unbroken)
+    assert_equal_states(tmp_path, unbroken)
 
 
 def test_loss_falls(unbroken: Path) -> None:
@@ -103,7 +116,7 @@ def test_loss_falls(unbroken: Path) -> None:
 def test_another_seed_gives_other_losses(inputs: Path, unbroken: Path, tmp_path: Path) -> None:
     values = training.values(inputs, tmp_path, steps=2)
     values["data"]["seed"] = 2
-    train(training.run_config_from_dict(values), quiet=True)
+    training.trained(training.run_config_from_dict(values))
     assert figures(tmp_path)[0]["loss"] != figures(unbroken)[0]["loss"]
 
 
@@ -135,7 +148,8 @@ def test_full_disk_keeps_the_older_checkpoint(
 ) -> None:
     run = open_run(training.run_config(inputs, tmp_path, steps=2), quiet=True)
     train_step(run)
-    older = save(run)
+    run.save()
+    older = latest_checkpoint(tmp_path)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -143,5 +157,5 @@ def test_full_disk_keeps_the_older_checkpoint(
     train_step(run)
     monkeypatch.setattr("dougong.train.checkpoint.save_file", full)
     with pytest.raises(TrainingError, match="No space left on device"):
-        save(run)
+        run.save()
     assert latest_checkpoint(tmp_path) == older

@@ -39,6 +39,11 @@ def request(number: int, prompt: int, new: int, **options: object) -> Request:
     return Request(number, job, arrival_s=float(number))
 
 
+def submit(scheduler: Scheduler, one: Request) -> None:
+    scheduler.check(one)
+    scheduler.submit(one)
+
+
 def compute(scheduler: Scheduler, plan: Plan, now: float) -> list[Request]:
     """What a model would do to the requests of a step; returns those that ended."""
     ended = []
@@ -92,9 +97,9 @@ def test_every_accepted_request_ends_once_and_memory_is_never_oversubscribed(
                 one = request(i, prompt, new, priority=priority, tenant=tenant)
                 if blocks_for(prompt + new - 1) > total:
                     with pytest.raises(InputError, match="shorten the prompt"):
-                        scheduler.submit(one)
+                        submit(scheduler, one)
                 else:
-                    scheduler.submit(one)
+                    submit(scheduler, one)
                     accepted.append(one)
                     if cancel is not None:
                         cancel_at[i] = cancel
@@ -127,9 +132,9 @@ def test_every_accepted_request_ends_once_and_memory_is_never_oversubscribed(
 def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
     scheduler = Scheduler(Blocks(200), Limits(step_tokens=256, running=4))
     long, short = request(0, 10_000, 5), request(1, 60, 5)
-    scheduler.submit(long)
+    submit(scheduler, long)
     compute(scheduler, scheduler.plan(), 0.0)
-    scheduler.submit(short)
+    submit(scheduler, short)
     steps = 0
     while short.reply is None and steps < 20:
         compute(scheduler, scheduler.plan(), 0.0)
@@ -141,10 +146,10 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
 def test_writing_goes_on_while_prompts_are_computed() -> None:
     scheduler = Scheduler(Blocks(200), Limits(step_tokens=64, running=8))
     writer = request(0, 10, 50)
-    scheduler.submit(writer)
+    submit(scheduler, writer)
     compute(scheduler, scheduler.plan(), 0.0)
     for i in range(1, 6):
-        scheduler.submit(request(i, 5_000, 5))
+        submit(scheduler, request(i, 5_000, 5))
     for step in range(30):
         plan = scheduler.plan()
         assert any(share.request is writer for share in plan.shares), step
@@ -155,8 +160,8 @@ def test_tenants_take_turns_however_many_requests_one_has() -> None:
     scheduler = Scheduler(Blocks(100), Limits(step_tokens=128, running=1))
     order: list[str] = []
     for i in range(6):
-        scheduler.submit(request(i, 100, 1, tenant="many"))
-    scheduler.submit(request(6, 100, 1, tenant="one"))
+        submit(scheduler, request(i, 100, 1, tenant="many"))
+    submit(scheduler, request(6, 100, 1, tenant="one"))
     while scheduler.waiting or scheduler.running:
         order += [one.job.tenant for one in compute(scheduler, scheduler.plan(), 0.0)]
     assert order.index("one") <= 1
@@ -166,9 +171,9 @@ def test_a_more_important_request_takes_the_place_of_a_lesser_one() -> None:
     memory = Blocks(blocks_for(400))
     scheduler = Scheduler(memory, Limits(step_tokens=512, running=1))
     lesser, urgent = request(0, 300, 100), request(1, 300, 2, priority=5)
-    scheduler.submit(lesser)
+    submit(scheduler, lesser)
     compute(scheduler, scheduler.plan(), 0.0)
-    scheduler.submit(urgent)
+    submit(scheduler, urgent)
     plan = scheduler.plan()
     assert plan.preempted == [lesser]
     assert plan.admitted == [urgent]
@@ -182,8 +187,8 @@ def test_a_more_important_request_takes_the_place_of_a_lesser_one() -> None:
 def test_without_memory_for_all_the_latest_gives_way_and_nobody_starves() -> None:
     scheduler = Scheduler(Blocks(4), Limits(step_tokens=512, running=4))
     first, second = request(0, BLOCK_TOKENS, 300), request(1, BLOCK_TOKENS, 300)
-    scheduler.submit(first)
-    scheduler.submit(second)
+    submit(scheduler, first)
+    submit(scheduler, second)
     ended: list[Request] = []
     for _ in range(2_000):
         ended += compute(scheduler, scheduler.plan(), 0.0)
@@ -193,9 +198,9 @@ def test_without_memory_for_all_the_latest_gives_way_and_nobody_starves() -> Non
 
 def test_a_full_queue_and_odd_limits_are_refused_with_the_way_out() -> None:
     scheduler = Scheduler(Blocks(4), Limits(step_tokens=8, running=1, waiting=1))
-    scheduler.submit(request(0, 5, 5))
+    submit(scheduler, request(0, 5, 5))
     with pytest.raises(InputError, match="send it again later"):
-        scheduler.submit(request(1, 5, 5))
+        submit(scheduler, request(1, 5, 5))
     with pytest.raises(InputError, match="a step must hold a token of every running request"):
         Limits(step_tokens=4, running=5)
     with pytest.raises(InputError, match="min_tokens"):

@@ -1,100 +1,136 @@
-"""Training data, whatever the seed: right sums, stories as asked for, nothing reserved."""
+"""Generated tasks, whatever the seed: right answers, judges that know them, nothing reserved."""
 
 import random
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dougong.train.data.arithmetic import arithmetic, sum_or_difference, word_problem
-from dougong.train.data.mixture import OWN_FAMILIES
-from dougong.train.data.retrieval import EVAL_NAMES, list_work, needle, who_has_what
-from dougong.train.data.sample import Turn, is_reserved
-from dougong.train.data.stories import (
-    PRONOUNS,
-    Character,
-    grammar,
-    pair_is_reserved,
-    story,
-    tell,
-    with_article,
-)
-from dougong.train.data.talk import simple_facts, small_talk
+from dougong.chat.completion import parse
+from dougong.chat.prompt import render
+from dougong.train.data import arithmetic, needles, recall, stories, tool_calls, words
+from dougong.train.data.families import FAMILIES
+from dougong.train.data.problems import PROBLEMS
+from dougong.train.data.stories import PRONOUNS, Character, grammar, pair_is_reserved, tell
+from dougong.train.data.task import Task, reserved
 
 seeds = st.integers(0, 2**32)
-EQUATION = re.compile(r"(\d+) ([-+x]) (\d+) = (\d+)")
-OPERATIONS = {"+": int.__add__, "-": int.__sub__, "x": int.__mul__}
+KINDS = [(name, kind) for name, family in FAMILIES.items() for kind in family.kinds]
+EQUATION = re.compile(r"(\d+) ([-+x/]) (\d+) = (\d+)")
+OPERATIONS = {"+": int.__add__, "-": int.__sub__, "x": int.__mul__, "/": int.__floordiv__}
+EVALUATION_NAMES = set(words.names(held_out=True))
 
 
-def turn_of(generator, seed):
-    return generator(random.Random(seed)).turns[-1]
+def texts_of(task: Task) -> list[str]:
+    """Every text of a conversation, answers and reasoning included."""
+    fields = ("content", "reasoning_content")
+    return [m[field] for m in (*task.messages, task.answer) for field in fields if m.get(field)]
 
 
-@pytest.mark.parametrize("name", OWN_FAMILIES)
-def test_sample_is_a_function_of_its_seed(name: str) -> None:
-    generator = OWN_FAMILIES[name]
-    drawn = [generator(random.Random(seed)) for seed in range(40)]
-    assert drawn == [generator(random.Random(seed)) for seed in range(40)]
-    assert len({repr(sample) for sample in drawn}) > 20
+def draw(family: str, seed: int, kind: str | None = None, held_out: bool = False) -> Task:
+    rng = random.Random(seed)
+    if kind is None:
+        return FAMILIES[family](rng, held_out=held_out)
+    return FAMILIES[family].draw(kind, rng, held_out=held_out)
 
 
-@pytest.mark.parametrize("name", OWN_FAMILIES)
+@pytest.mark.parametrize(("family", "kind"), KINDS)
+def test_task_is_a_function_of_its_seed_and_its_judge_knows_the_answer(
+    family: str, kind: str
+) -> None:
+    for held_out in (False, True):
+        for seed in range(6):
+            task, again = (draw(family, seed, kind, held_out) for _ in range(2))
+            assert replace(task, judge=bool) == replace(again, judge=bool)
+            assert (task.family, task.kind) == (family, kind)
+            assert task.check(task.expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(seed=seeds, held_out=st.booleans())
+def test_judge_accepts_the_answer_and_refuses_another(
+    family: str, seed: int, held_out: bool
+) -> None:
+    task = draw(family, seed, held_out=held_out)
+    assert task.check(task.expected)
+    opening = "" if not task.thinking else "</think>"
+    assert not task.check(opening)
+    assert not task.check(opening + "Qwertz.")
+    assert not task.thinking or not task.check(task.expected.partition("</think>")[2])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @given(seed=seeds)
-def test_no_text_is_empty_or_has_an_open_field(name: str, seed: int) -> None:
-    sample = OWN_FAMILIES[name](random.Random(seed))
-    assert bool(sample.turns) != bool(sample.text)
-    for turn in sample.turns or (Turn("-", sample.text),):
-        for text in (turn.question, turn.answer, turn.thinking or "-"):
-            assert text.strip() == text != ""
-            assert not set(text) & set("{}|_")
-            assert "  " not in text
+def test_no_text_is_empty_or_has_an_open_field(family: str, seed: int) -> None:
+    task = draw(family, seed)
+    for text in texts_of(task):
+        assert text.strip() == text != ""
+        assert not re.search(r"\{[A-Za-z_]+\}", text)
+        assert "  " not in text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(seed=seeds)
+def test_names_for_evaluation_never_appear_in_training(family: str, seed: int) -> None:
+    for text in texts_of(draw(family, seed)):
+        assert not EVALUATION_NAMES & set(re.findall(r"\w+", text)), text
+
+
+@pytest.mark.parametrize("family", ["arithmetic", "problems", "measures"])
+@given(seed=seeds)
+def test_every_equation_is_right(family: str, seed: int) -> None:
+    for text in texts_of(draw(family, seed)):
+        # `8 - 4 - 1 = 3` and `20 x 9 / 5 = 36` have two signs: look at those below
+        for a, sign, b, result in re.findall(r"(?:^|[.,] )" + EQUATION.pattern, text):
+            assert OPERATIONS[sign](int(a), int(b)) == int(result), text
+        for a, plus, b, one, result in re.findall(r"(\d+) ([-+]) (\d+) [-+] (1) = (\d+)", text):
+            carried = OPERATIONS[plus](OPERATIONS[plus](int(a), int(b)), int(one))
+            assert carried == int(result), text
+
+
+@given(a=st.integers(0, 999), b=st.integers(0, 999))
+def test_column_work_reaches_the_result(a: int, b: int) -> None:
+    a, b = max(a, b), min(a, b)
+    assert arithmetic.addition_thought(a, b).endswith(f" {a} + {b} = {a + b}.")
+    assert arithmetic.subtraction_thought(a, b).endswith(f" {a} - {b} = {a - b}.")
+    # the digits written down, ones first, are the result's
+    for thought, result in (
+        (arithmetic.addition_thought(a, b), a + b),
+        (arithmetic.subtraction_thought(a, b), a - b),
+    ):
+        columns = re.findall(r"= (\d+)[.,]", thought)[:-1]
+        top = columns[-1] if len(columns) == len(str(a)) else "0"
+        digits = "".join(column[-1] for column in columns[:-1])
+        assert int(top + digits[::-1]) == result
+
+
+@given(seed=seeds, held_out=st.booleans())
+def test_operands_stay_on_their_side(seed: int, held_out: bool) -> None:
+    kind = "three-digit sums, thinking"
+    asked = draw("arithmetic", seed, kind, held_out).messages[-1]["content"]
+    a, sign, b = re.search(r"(\d+) ([-+x]) (\d+)", asked).groups()
+    assert arithmetic.is_kept(int(a), sign, int(b)) == held_out
 
 
 @given(seed=seeds)
-def test_every_equation_is_right(seed: int) -> None:
-    turn = turn_of(arithmetic, seed)
-    for a, sign, b, result in EQUATION.findall(f"{turn.thinking} {turn.answer}"):
-        assert OPERATIONS[sign](int(a), int(b)) == int(result)
+def test_word_problem_ends_on_its_last_equation(seed: int) -> None:
+    task = PROBLEMS.draw("word problems, thinking", random.Random(seed))
+    last = EQUATION.findall(task.answer["reasoning_content"])[-1][3]
+    assert re.findall(r"\d+", task.answer["content"])[-1] == last
+    first = EQUATION.search(task.answer["reasoning_content"])
+    assert not arithmetic.is_kept(int(first[1]), first[2], int(first[3]))
 
 
-@given(seed=seeds)
-def test_sums_answer_what_was_asked_and_reserve_operands(seed: int) -> None:
-    turn = turn_of(sum_or_difference, seed)
-    asked = re.search(r"(\d+) ([-+]) (\d+)", turn.question).groups()
-    answered = EQUATION.fullmatch(turn.answer.rstrip(".")).groups()
-    assert answered[:3] == asked
-    assert not is_reserved("sum", *asked)
-    if turn.thinking is not None:
-        assert turn.thinking.endswith(f"= {answered[3]}.")
-
-
-@given(seed=seeds)
-def test_word_problem_counts_right(seed: int) -> None:
-    turn = turn_of(word_problem, seed)
-    a, b = map(int, re.findall(r"\d+", turn.question))
-    gains = re.search(r"gets|finds|buys", turn.question)
-    sign = "+" if gains else "-"
-    assert int(re.search(r"\d+", turn.answer)[0]) == OPERATIONS[sign](a, b)
-    assert not is_reserved("sum", a, sign, b)
-
-
-@given(seed=seeds)
-def test_story_uses_the_words_of_its_request(seed: int) -> None:
-    turn = turn_of(story, seed)
-    asked = re.findall(r"\ban? (\w+)", turn.question.replace("a story", "").replace("a short", ""))
-    nouns = set(grammar()["animals"]) | set(grammar()["objects"]) | {"boy", "girl"}
-    told = set(re.findall(r"\w+", turn.answer))
-    assert set(asked) & nouns <= told
-
-
-@given(seed=seeds)
-def test_story_never_pairs_reserved_words(seed: int) -> None:
-    """The main character comes first; the object is the only one of the objects named."""
-    text = turn_of(story, seed).answer
-    hero = re.search(r"\ban? \w+ (\w+)", text, re.IGNORECASE)[1]
-    things = [thing for thing in grammar()["objects"] if re.search(rf"\b{thing}\b", text)]
-    assert any(not pair_is_reserved(hero, thing) for thing in things)
+@given(seed=seeds, held_out=st.booleans())
+def test_story_pairs_stay_on_their_side(seed: int, held_out: bool) -> None:
+    task = draw("stories", seed, "story with two words", held_out)
+    asked = set(re.findall(r"\w+", task.messages[-1]["content"]))
+    kinds = asked & {*grammar()["animals"], "boy", "girl"}
+    things = asked & set(grammar()["objects"])
+    pairs = [(a, b) for a in kinds for b in things]
+    assert any(pair_is_reserved(*pair) == held_out for pair in pairs)
 
 
 @given(seed=seeds, genders=st.sampled_from([("boy", "girl"), ("girl", "boy")]))
@@ -109,60 +145,101 @@ def test_pronouns_agree_with_their_character(seed: int, genders: tuple[str, str]
     foreign = set(PRONOUNS[other].values()) - set(PRONOUNS[gender].values())
     told = {word.lower() for word in re.findall(r"\w+", text)}
     snowman = {"him"} if "snowman" in told else set()
-    assert not told & (foreign - snowman)
+    assert not told & (foreign - snowman), text
 
 
 @given(seed=seeds)
-def test_articles_fit_the_next_word(seed: int) -> None:
-    turn = turn_of(story, seed)
-    for article, word in re.findall(r"\b([Aa]n?) (\w+)", f"{turn.question} {turn.answer}"):
-        assert (article.lower() == "an") == (word[0].lower() in "aeiou"), f"{article} {word}"
+def test_every_sentence_of_a_story_begins_large_and_quotes_close(seed: int) -> None:
+    text = stories.plain_story(random.Random(seed))
+    assert text.count('"') % 2 == 0
+    for sentence in re.split(r'(?<=[.!?]"|[^"][.!?]) ', text):
+        assert re.match(r'"?[A-Z]', sentence) or re.match(r"\w+ \w+", sentence), sentence
+    assert text[-1] in '.!?"'
+
+
+@pytest.mark.parametrize("family", ["stories", "problems", "instructions", "recall", "needles"])
+@given(seed=seeds)
+def test_articles_fit_the_next_word(family: str, seed: int) -> None:
+    for text in texts_of(draw(family, seed)):
+        for article, word in re.findall(r"\b(an?) ([a-z]\w+)", text):
+            assert (article == "an") == (word[0] in "aeiou"), f"{article} {word}"
+
+
+@given(seed=seeds, keys=st.sampled_from([1, 2, 4, 8]), depth=st.sampled_from([0.0, 0.5, 1.0]))
+def test_needle_stands_in_the_text_exactly_once(seed: int, keys: int, depth: float) -> None:
+    task = needles.needle_task(
+        random.Random(seed), keys=keys, characters=400, depth=depth, held_out=True
+    )
+    text = task.messages[0]["content"]
+    assert text.count(task.answer["content"]) == 1
+    others = [key for key in EVALUATION_NAMES if re.search(rf"\b{key}\b", text)]
+    assert len(others) == keys
 
 
 @given(seed=seeds)
-def test_numbers_asked_for_stand_in_the_text(seed: int) -> None:
-    turn = turn_of(needle, seed)
-    name, code = re.search(r"of (\w+) is (\d{4})\.$", turn.answer).groups()
-    assert f"of {name} is {code}." in turn.question
-    assert turn.question.endswith(f"of {name}?")
-    assert not set(EVAL_NAMES) & set(re.findall(r"\w+", turn.question))
+def test_looked_up_values_are_read_off_the_text(seed: int) -> None:
+    task = recall.RECALL.draw("people", random.Random(seed))
+    text = task.messages[0]["content"]
+    for message in (*task.messages, task.answer):
+        if message["role"] == "assistant":
+            assert message["content"] in text
+
+
+@given(seed=seeds, held_out=st.booleans())
+def test_tool_calls_parse_and_fit_their_schema(seed: int, held_out: bool) -> None:
+    task = draw("tools", seed, "one call", held_out)
+    declared = {tool["function"]["name"]: tool["function"] for tool in task.tools}
+    completion = parse(task.expected, thinking=task.thinking)
+    assert not completion.errors
+    kinds = {"string": str, "integer": int, "boolean": bool}
+    for made in task.answer["tool_calls"]:
+        function = declared[made["function"]["name"]]
+        arguments = tool_calls.json.loads(made["function"]["arguments"])
+        properties = function["parameters"]["properties"]
+        assert set(function["parameters"]["required"]) == set(arguments) == set(properties)
+        for name, value in arguments.items():
+            assert type(value) is kinds[properties[name]["type"]]
 
 
 @given(seed=seeds)
-def test_who_has_what_is_read_off_the_text(seed: int) -> None:
-    turn = turn_of(who_has_what, seed)
-    name, thing = re.search(r"^(\w+) has (?:an?|the)(?: \w+)? (\w+)\.$", turn.answer).groups()
-    assert re.search(rf"\b{name} has an? \w+ {thing}\.", turn.question)
+def test_tools_for_evaluation_are_never_declared_in_training(seed: int) -> None:
+    task = draw("tools", seed)
+    for tool in task.tools:
+        assert not reserved("tool", tool["function"]["name"])
+    prompt = render(task.messages, **task.options)
+    assert "You MUST strictly follow the above defined tool name" in prompt
 
 
 @given(seed=seeds)
-def test_list_answers_hold_only_words_of_the_list(seed: int) -> None:
-    turn = turn_of(list_work, seed)
-    words = set(re.findall(r"\w+", turn.question))
-    fixed = {"The", "is", "word"}
-    assert {word.lower() for word in re.findall(r"\w+", turn.answer)} - {"the"} <= words | fixed
-
-
-@given(seed=seeds)
-def test_talk_answers_in_sentences(seed: int) -> None:
-    for generator in (small_talk, simple_facts):
-        for turn in generator(random.Random(seed)).turns:
-            assert turn.answer[-1] in ".!?"
-            assert turn.answer[0].isupper()
+def test_json_answers_have_the_keys_asked_for(seed: int) -> None:
+    task = draw("json", seed, "record by schema")
+    record = tool_calls.json.loads(task.answer["content"])
+    assert list(record) == task.response_format["required"]
+    assert set(record) == set(task.response_format["properties"])
 
 
 def test_plots_and_stories_are_many() -> None:
-    plots = grammar()["plots"]
-    assert len(plots) >= 20
-    texts = {turn_of(story, seed).answer for seed in range(3000)}
-    assert len(texts) == 3000
+    assert len(grammar()["plots"]) >= 40
+    assert len({plot["name"] for plot in grammar()["plots"]}) == len(grammar()["plots"])
+    rng = random.Random(0)
+    assert len({stories.plain_story(rng) for _ in range(3000)}) == 3000
 
 
-def test_reserved_share_is_one_in_ten() -> None:
-    reserved = sum(is_reserved("sum", a, "+", b) for a in range(100) for b in range(100))
-    assert 900 < reserved < 1100
+def test_about_one_in_ten_is_kept() -> None:
+    kept = sum(arithmetic.is_kept(a, "+", b) for a in range(10, 110) for b in range(10, 110))
+    assert 800 < kept < 1200
+    every = words.names(False) + words.names(True)
+    assert 0.06 < len(words.names(True)) / len(every) < 0.16
 
 
 @pytest.mark.parametrize(("phrase", "wanted"), [("owl", "an owl"), ("red ball", "a red ball")])
 def test_article(phrase: str, wanted: str) -> None:
-    assert with_article(phrase) == wanted
+    assert words.with_article(phrase) == wanted
+
+
+@pytest.mark.parametrize(
+    ("noun", "wanted"),
+    [("box", "boxes"), ("cherry", "cherries"), ("toy", "toys"), ("wolf", "wolves")],
+)
+def test_plural(noun: str, wanted: str) -> None:
+    assert words.plural(noun) == wanted

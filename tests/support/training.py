@@ -2,13 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from dougong.chat.train_bpe import save_tokenizer, train_bpe
 from dougong.train.config import RunConfig, run_config_from_dict
 from dougong.train.data.corpus import Corpus
 from dougong.train.data.tokenizer import training_texts
+from dougong.train.loop import train
+from dougong.train.run import Run, open_run
 
 VOCAB_SIZE = 512
+MIX = {"stories": 0.3, "arithmetic": 0.3, "talk": 0.4}
+BATCH = 512
 MODEL = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 32,
@@ -40,27 +45,47 @@ MODEL = {
 
 def write_inputs(folder: Path) -> Path:
     """Writes config.json and a tokenizer into `folder`; returns it."""
-    texts = training_texts(Corpus(), seed=0, samples=150)
+    texts = training_texts(Corpus(), MIX, seed=0, characters=200_000)
     save_tokenizer(train_bpe(texts, VOCAB_SIZE), folder)
     (folder / "config.json").write_text(json.dumps(MODEL))
     return folder
 
 
-def values(inputs: Path, folder: Path, **schedule: float) -> dict[str, object]:
+def values(inputs: Path, folder: Path, steps: int = 8, **schedule: object) -> dict[str, Any]:
     """The run's configuration as nested dictionaries."""
     return {
         "model": str(inputs / "config.json"),
         "data": {
-            "shares": {"story": 0.3, "arithmetic": 0.3, "talk": 0.4},
             "tokenizer": str(inputs),
-            "max_length": 256,
-            "batch_tokens": 512,
+            "micro_tokens": 256,
         },
-        "schedule": {"steps": 8, "warmup": 2, "quantize_from": 0.5, **schedule},
+        "phases": [
+            {
+                "share": 0.5,
+                "max_length": 256,
+                "batch_tokens": BATCH,
+                "mix": MIX,
+            },
+            {
+                "share": 0.5,
+                "max_length": 256,
+                "batch_tokens": BATCH,
+                "quantized": True,
+                "align_index": True,
+            },
+        ],
+        "schedule": {"tokens": BATCH * steps, "warmup": 2, **schedule},
         "output": {"folder": str(folder), "save_every": 3},
     }
 
 
-def run_config(inputs: Path, folder: Path, **schedule: float) -> RunConfig:
+def run_config(inputs: Path, folder: Path, steps: int = 8, **schedule: object) -> RunConfig:
     """The same as a checked configuration."""
-    return run_config_from_dict(values(inputs, folder, **schedule))
+    return run_config_from_dict(values(inputs, folder, steps, **schedule))
+
+
+def trained(config: RunConfig) -> Run:
+    """The finished run."""
+    run = open_run(config, quiet=True)
+    train(run)
+    return run

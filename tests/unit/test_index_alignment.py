@@ -12,6 +12,7 @@ from dougong.model.transformer import Transformer
 from dougong.train.index_alignment import (
     SHORTEST,
     _attention_to_entries,
+    _hidden_entries,
     _main_side,
     alignment_loss,
     divergence,
@@ -62,8 +63,9 @@ def test_target_is_the_probability_the_layer_uses(model: Transformer) -> None:
         model(draw(num_tokens), [num_tokens])
     layer = seen[0].layer
     _, q_THC, kv_TC, tokens_TX = _main_side(seen[0])
-    target_NM, hidden_NM = _attention_to_entries(layer, q_THC, kv_TC, tokens_TX)
     assert layer.compressor is not None
+    hidden_NM = _hidden_entries(layer, torch.zeros(num_tokens, num_tokens // layer.ratio))
+    target_NM = _attention_to_entries(layer, q_THC, kv_TC, tokens_TX, hidden_NM)
     entries_MC = layer.compressor.entries(tokens_TX, 0, None, layer.freqs_P)
     query, position = num_tokens - 1, num_tokens - 1
     window = layer.config.sliding_window

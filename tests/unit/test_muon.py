@@ -62,7 +62,7 @@ def test_each_expert_is_updated_by_itself() -> None:
         parameter = torch.nn.Parameter(weight.clone())
         parameter.grad = grads.clone()
         parameter.grad[1:] *= -factor
-        Optimizer({name: parameter}, o_groups=1).step(0.01, 0.01)
+        Optimizer({name: parameter}, o_groups=1).step(0.01)
         results.append(parameter.detach()[0].clone())
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], weight[0])
@@ -105,7 +105,7 @@ def test_adamw_matches_torch_but_for_its_epsilon() -> None:
     for step in range(5):
         grad = torch.randn(5, generator=torch.Generator().manual_seed(9 + step))
         ours.grad, theirs.grad = grad.clone(), grad.clone()
-        optimizer.step(0.01, 0.01)
+        optimizer.step(0.01)
         torch_adamw.step()
     # the same float32 formulas in another order of operations
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)

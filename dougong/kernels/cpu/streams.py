@@ -96,7 +96,7 @@ def mhc_post(y_TD: Tensor, streams_TSD: Tensor, post_ST: Tensor, comb_SST: Tenso
     return out_TSD
 
 
-def _norm_rope(
+def norm_rope(
     x: Tensor,
     weight_C: Tensor | None,
     rotation_TP: Tensor | None,
@@ -136,12 +136,12 @@ def _norm_rope(
 
 def rms_norm(x: Tensor, weight_C: Tensor | None, eps: float) -> Tensor:
     """x * rsqrt(mean(x^2) + eps) * weight over the last dim; float32 inside, one cast last."""
-    return _norm_rope(x, weight_C, None, eps)
+    return norm_rope(x, weight_C, None, eps)
 
 
 def norm_rope_q(q_THC: Tensor, rotation_TP: Tensor, eps: float) -> Tensor:
     """Weightless RMS norm of each head's query, then RoPE on its last channels."""
-    return _norm_rope(q_THC, None, rotation_TP, eps)
+    return norm_rope(q_THC, None, rotation_TP, eps)
 
 
 def norm_rope_kv(
@@ -149,13 +149,13 @@ def norm_rope_kv(
 ) -> Tensor:
     """Each token's key-value entry: weighted RMS norm, RoPE, FP8 round trip if asked."""
     rounding = FP8_CACHE if rounded else NO_ROUNDING
-    return _norm_rope(kv_TC, weight_C, rotation_TP, eps, rounding=rounding)
+    return norm_rope(kv_TC, weight_C, rotation_TP, eps, rounding=rounding)
 
 
 def rope_index_q(q_TJD: Tensor, rotation_TP: Tensor, *, rounded: bool) -> Tensor:
     """RoPE of the indexer's queries, then Hadamard and FP4 round trip if asked."""
     rounding = FP4_INDEX if rounded else NO_ROUNDING
-    return _norm_rope(q_TJD, None, rotation_TP, -1.0, rounding=rounding)
+    return norm_rope(q_TJD, None, rotation_TP, -1.0, rounding=rounding)
 
 
 def pool(value_BMX: Tensor, score_BMX: Tensor, *, overlap: bool, first: bool) -> Tensor:
@@ -197,4 +197,4 @@ def finish_entry(
 ) -> Tensor:
     """A pooled block becomes a cache entry: cast, RMS norm, RoPE, rounding if asked."""
     rounding = NO_ROUNDING if not rounded else FP4_INDEX if index else FP8_CACHE
-    return _norm_rope(pooled_BD, weight_D, rotation_BP, eps, rounding=rounding, dtype=dtype)
+    return norm_rope(pooled_BD, weight_D, rotation_BP, eps, rounding=rounding, dtype=dtype)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from dougong.kernels import compressor
+from dougong.kernels.attention import packed_attention
 from dougong.kernels.cpu import attention, products, streams
+from dougong.kernels.linear import cross_entropy
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "linear": products.linear,
@@ -22,8 +26,11 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "rope_index_q": streams.rope_index_q,
     "pool": streams.pool,
     "finish_entry": streams.finish_entry,
+    "packed_pool": partial(compressor.packed_pool, pool=streams.pool),
     "index_select": attention.index_select,
     "attention": attention.attention,
+    "packed_attention": partial(packed_attention, attend=attention.attention),
     "grouped_projection": products.grouped_projection,
     "logits": products.wide_linear,
+    "cross_entropy": partial(cross_entropy, product=products.wide_linear),
 }

@@ -64,8 +64,12 @@ def matrices(weight: Weight, name: str) -> ctypes.Array[Matrix]:
     """The native descriptions of one matrix, or of each expert's. They live as long as `weight`."""
     if isinstance(weight, StoredMatrix):
         if weight.handle is None:
-            weight.handle = _describe_stored(weight)
+            count = len(weight.data)
+            weight.handle = (Matrix * count)(*(_describe_stored(weight, i) for i in range(count)))
         handle: ctypes.Array[Matrix] = weight.handle
+        while weight.moved:
+            i = weight.moved.pop()
+            handle[i] = _describe_stored(weight, i)
         return handle
     code = dtype_code(weight, name)
     if weight.dim() not in (2, 3) or not weight.is_contiguous():
@@ -80,12 +84,8 @@ def matrices(weight: Weight, name: str) -> ctypes.Array[Matrix]:
     return found
 
 
-def _describe_stored(weight: StoredMatrix) -> ctypes.Array[Matrix]:
-    found = (Matrix * len(weight.data))()
-    for i, data in enumerate(weight.data):
-        scale = weight.scale[i].ctypes.data if weight.scale else None
-        found[i] = Matrix(
-            data.ctypes.data, scale, weight.rows, weight.columns, FORMATS[weight.dtype],
-            weight.columns if weight.dtype == "INT8" else 0,
-        )  # fmt: skip
-    return found
+def _describe_stored(weight: StoredMatrix, i: int) -> Matrix:
+    data = weight.data[i].ctypes.data
+    scale = weight.scale[i].ctypes.data if weight.scale else None
+    code = FORMATS[weight.dtype]
+    return Matrix(data, scale, weight.rows, weight.columns, code, weight.group)

@@ -96,6 +96,10 @@ void dg_run(const dg_call* calls, int64_t count) {
         }
     }
 }
+#define DG_FORWARD(name, arguments) \
+    DG_API void dg_##name(const arguments* a) { path().name(*a); }
+DG_TRAINING(DG_FORWARD)
+#undef DG_FORWARD
 double dg_stream(const void* data, int64_t bytes) { return path().stream(data, bytes); }
 
 }

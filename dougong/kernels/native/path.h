@@ -1,6 +1,7 @@
 // One instruction set's table of operators. Each path_*.cpp compiles all of them with its own flags.
 #pragma once
 #include "abi.h"
+#include "training_abi.h"
 
 struct Path {
     const char* name;
@@ -15,6 +16,9 @@ struct Path {
     void (*attention)(const dg_attention_args&);
     void (*add)(const dg_add_args&);
     double (*stream)(const void*, int64_t);
+#define DG_POINTER(name, arguments) void (*name)(const arguments&);
+    DG_TRAINING(DG_POINTER)
+#undef DG_POINTER
 };
 extern const Path path_portable;
 #if defined(__x86_64__)

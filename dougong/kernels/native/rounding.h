@@ -37,7 +37,7 @@ template <bool fp4> inline void round_groups(float* x, int64_t n, int64_t group)
         const float inverse = 1.0f / scale;
         for (int64_t i = g; i < end; i += LANES) {
             V v = load_some(x + i, end - i) * inverse;
-            v = min(max(v, splat(-top)), splat(top));
+            v = min(splat(top), max(splat(-top), v));  // in this order NaN stays NaN
             v = fp4 ? round_mantissa(v, 1, 1.0f, 0x1p22f) : round_mantissa(v, 3, 0x1p-6f, 0x1p14f);
             store_some(x + i, v * scale, end - i);
         }

@@ -9,19 +9,22 @@ extern "C" int dg_threads(void);
 
 namespace DG_PATH {
 
-// Denormals count as zero while a kernel runs: vdpbf16ps cannot do otherwise, so no path does.
-class FlushDenormals {
+// Denormals count as zero while a product runs: vdpbf16ps cannot do otherwise, so no path does.
+// Where a kernel rounds as the release does it keeps them. Either way the caller's mode comes back.
+enum Denormals { FLUSH, KEEP };
+template <Denormals denormals> class Mode {
    public:
 #if defined(__x86_64__)
-    FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
-    ~FlushDenormals() { _mm_setcsr(saved_); }
+    Mode() : saved_(_mm_getcsr()) { _mm_setcsr(denormals == FLUSH ? saved_ | 0x8040 : saved_ & ~0x8040u); }
+    ~Mode() { _mm_setcsr(saved_); }
     unsigned saved_;
 #elif defined(__aarch64__)
-    FlushDenormals() {
+    Mode() {
+        constexpr uint64_t flush = 1ull << 24;
         asm volatile("mrs %0, fpcr" : "=r"(saved_));
-        asm volatile("msr fpcr, %0" ::"r"(saved_ | (1ull << 24)));
+        asm volatile("msr fpcr, %0" ::"r"(denormals == FLUSH ? saved_ | flush : saved_ & ~flush));
     }
-    ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
+    ~Mode() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
     uint64_t saved_;
 #endif
 };
@@ -45,16 +48,17 @@ template <class T, int slot> T* scratch(int64_t count) {
 }
 
 // Runs body(i) for i = 0 .. count - 1; on several threads if `work` (multiply-adds) is worth it.
-template <class F> void parallel(int64_t count, int64_t work, F body) {
+template <Denormals denormals = FLUSH, class F>
+void parallel(int64_t count, int64_t work, F body) {
     const int threads = (int)std::min<int64_t>(dg_threads(), count);
     if (threads <= 1 || work < 100000 || omp_in_parallel()) {
-        FlushDenormals mode;
+        Mode<denormals> mode;
         for (int64_t i = 0; i < count; i++) body(i);
         return;
     }
 #pragma omp parallel num_threads(threads)
     {
-        FlushDenormals mode;
+        Mode<denormals> mode;
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < count; i++) body(i);
     }

@@ -147,7 +147,7 @@ inline void hadamard(float* x, int64_t n) {
 
 template <class X, class Y> void norm_rope_as(const dg_norm_rope_args& a) {
     const int64_t n = a.size, rope = 2 * a.pairs;
-    parallel(a.rows, a.rows * n * 4, [&](int64_t r) {
+    parallel<KEEP>(a.rows, a.rows * n * 4, [&](int64_t r) {
         float* x = scratch<float, 35>(n);
         const X* from = (const X*)a.x + r * n;
         for (int64_t i = 0; i < n; i += LANES) store_some(x + i, load_some(from + i, n - i), n - i);

@@ -12,9 +12,9 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dougong.train.data.sample import Sample, chat
 from dougong.train.data.sources import SOURCES, fetch, read_members
-from dougong.train.data.stories import capitalized, with_article
+from dougong.train.data.task import Task, Text, ask
+from dougong.train.data.words import capitalized, with_article
 
 HELD_OUT_ONE_IN = 20
 PASSAGE_CHARACTERS = 600  # about 170 tokens: a passage is one training sample
@@ -39,24 +39,24 @@ class Corpus:
     talk: list[tuple[str, str]] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
 
-    def passage(self, rng: random.Random) -> Sample:
+    def passage(self, rng: random.Random) -> Text:
         """A passage of running text."""
-        return Sample(text=rng.choice(self.prose))
+        return Text(rng.choice(self.prose))
 
-    def fact(self, rng: random.Random) -> Sample:
+    def fact(self, rng: random.Random) -> Task:
         """A fact told on request."""
-        return chat(rng.choice(FACT_QUESTIONS), rng.choice(self.facts))
+        return ask(rng.choice(FACT_QUESTIONS), rng.choice(self.facts))
 
-    def word(self, rng: random.Random) -> Sample:
+    def word(self, rng: random.Random) -> Task:
         """A word explained."""
         word, meaning = rng.choice(self.words)
         forms = (f'What does "{word}" mean?', f"What does {word} mean?",
                  f"What is {with_article(word)}?", f"Explain the word {word}.")  # fmt: skip
-        return chat(rng.choice(forms), meaning)
+        return ask(rng.choice(forms), meaning)
 
-    def pair(self, rng: random.Random) -> Sample:
+    def pair(self, rng: random.Random) -> Task:
         """A short exchange of small talk from a public collection."""
-        return chat(*rng.choice(self.talk))
+        return ask(*rng.choice(self.talk))
 
 
 def is_held_out(document: str) -> bool:

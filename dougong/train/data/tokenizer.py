@@ -3,43 +3,56 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dougong.chat.tokenizer import Tokenizer, load_tokenizer
 from dougong.chat.train_bpe import save_tokenizer, train_bpe
 from dougong.train.data.corpus import Corpus
-from dougong.train.data.mixture import OWN_FAMILIES
-from dougong.train.data.sample import Sample
+from dougong.train.data.encode import pieces_of
+from dougong.train.data.mixture import families_of
+from dougong.train.data.task import Sample, Text
 
-SAMPLES_PER_FAMILY = 6000
-NUM_PASSAGES = 2500  # keeps the long sentences of speeches from taking most of the merges
-
-
-def texts_of(sample: Sample) -> Iterator[str]:
-    """All texts of a sample, without markup."""
-    yield sample.text
-    for turn in sample.turns:
-        yield from (turn.question, turn.thinking or "", turn.answer)
+NUM_CHARACTERS = 12_000_000  # more changes hardly a merge at these sizes
 
 
-def training_texts(corpus: Corpus, seed: int, samples: int = SAMPLES_PER_FAMILY) -> Iterator[str]:
-    """The texts that merges are counted on: `samples` of each family, real text by passages."""
-    for name, generator in OWN_FAMILIES.items():
+def text_of(sample: Sample) -> str:
+    """The ordinary text of a sample; special tokens are no part of it."""
+    if isinstance(sample, Text):
+        return sample.text
+    return "\n".join(piece.text for piece in pieces_of(sample) if not piece.is_special)
+
+
+def training_texts(
+    corpus: Corpus,
+    shares: Mapping[str, float],
+    seed: int,
+    characters: int = NUM_CHARACTERS,
+) -> Iterator[str]:
+    """The texts that merges are counted on: each family by its share of about `characters`."""
+    families = families_of(corpus)
+    for name, share in shares.items():
         rng = random.Random(f"{seed}/tokenizer/{name}")
-        for _ in range(samples):
-            yield from texts_of(generator(rng))
-    rng = random.Random(f"{seed}/tokenizer/prose")
-    yield from rng.sample(corpus.prose, min(NUM_PASSAGES, len(corpus.prose)))
-    yield from corpus.facts
-    yield from (f"{word} {meaning}" for word, meaning in corpus.words)
+        left = share / sum(shares.values()) * characters
+        while left > 0:
+            text = text_of(families[name](rng))
+            left -= len(text)
+            yield text
 
 
 def run_tokenizer(
-    folder: Path, given: str, vocab_size: int, corpus: Corpus, seed: int
+    folder: Path,
+    given: str,
+    vocab_size: int,
+    corpus: Corpus,
+    shares: Mapping[str, float],
+    seed: int,
 ) -> tuple[Tokenizer, Path]:
-    """The tokenizer and its folder: `given`, or the run's own, trained once in `folder`."""
+    """The tokenizer and its folder: `given`, or the run's own, trained once in `folder`.
+
+    Args:    shares: family -> its share of the run's tokens.
+    """
     own = Path(given).expanduser() if given else folder / "tokenizer"
     if not given and not (own / "tokenizer.json").is_file():
-        save_tokenizer(train_bpe(training_texts(corpus, seed), vocab_size), own)
+        save_tokenizer(train_bpe(training_texts(corpus, shares, seed), vocab_size), own)
     return load_tokenizer(own), own

@@ -1,0 +1,176 @@
+"""The engine without threads: jobs in, one step at a time, replies out.
+
+`Engine` runs this in a thread of its own; tests and `verify` run it by hand, where every order of
+events can be repeated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+
+from dougong.chat.tokenizer import Tokenizer
+from dougong.engine.metrics import Metrics
+from dougong.engine.request import Finish, Job, Listener, Phase, Request, Update
+from dougong.engine.runner import Result, Runner, Work
+from dougong.engine.scheduler import Limits, Scheduler
+from dougong.engine.states import States
+from dougong.engine.text import TextStream
+from dougong.errors import DougongError, InputError
+from dougong.model.transformer import Transformer
+
+Clock = Callable[[], float]
+
+
+class Core:
+    """Requests on one model. Not for several threads at a time."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        states: States,
+        limits: Limits | None = None,
+        *,
+        tokenizer: Tokenizer | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.model, self.states, self.tokenizer, self.clock = model, states, tokenizer, clock
+        self.runner = Runner(model, None if tokenizer is None else tokenizer.num_ids)
+        self.scheduler = Scheduler(states, limits or Limits())
+        self.metrics = Metrics()
+        self._numbers = count()
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.scheduler.running and not self.scheduler.waiting
+
+    def submit(self, job: Job, listener: Listener | None = None) -> Request:
+        """Accepts a job: exactly one reply will follow. Raises InputError if it cannot be run."""
+        request = self.prepare(job, listener)
+        self.enter(request)
+        return request
+
+    def prepare(self, job: Job, listener: Listener | None = None) -> Request:
+        """Checks a job and makes a request of it, which `enter` takes in. From any thread.
+
+        Raises InputError for what can never be run, and while too many requests are waiting.
+        """
+        config = self.model.config
+        most = len(job.prompt_ids) + max(job.max_tokens - 1, 0)
+        if most > config.max_position_embeddings:
+            raise InputError(
+                f"{len(job.prompt_ids)} prompt tokens and max_tokens {job.max_tokens} exceed the "
+                f"model's context of {config.max_position_embeddings} tokens "
+                "(max_position_embeddings); lower one of them."
+            )
+        wrong = next((i for i in job.prompt_ids if not 0 <= i < config.vocab_size), None)
+        if wrong is not None:
+            raise InputError(
+                f"prompt id {wrong} is not in the vocabulary of {config.vocab_size}; was the text "
+                "tokenized for another model?"
+            )
+        if job.stops and self.tokenizer is None:
+            raise InputError("stop strings need a tokenizer, which this engine was not given.")
+        text = None if self.tokenizer is None else TextStream(self.tokenizer, job.stops)
+        request = Request(next(self._numbers), job, self.clock(), listener, text)
+        self.scheduler.check(request)
+        return request
+
+    def enter(self, request: Request) -> None:
+        """Queues a prepared request."""
+        self.scheduler.submit(request)
+        self.metrics.accepted += 1
+
+    def step(self) -> bool:
+        """Ends what is due, then computes one step; False if there was nothing to compute."""
+        for request, finish in self.scheduler.due(self.clock()):
+            self._end(request, finish)
+        start_s = self.clock()
+        plan = self.scheduler.plan()
+        planned_s = self.clock()
+        for request in plan.admitted:
+            request.prompt_logprobs.clear()  # a preempted one scores its prompt again
+        if not plan.shares:
+            return False
+        works = [self._work(share.request, share.tokens) for share in plan.shares]
+        results = self._run(works)
+        ran_s = self.clock()
+        self.scheduler.account(plan)
+        for result in results:
+            self._take(result)
+        self.metrics.step(plan, results, start_s, planned_s, ran_s, self.clock())
+        return True
+
+    def run(self) -> None:
+        """Steps until every request has ended."""
+        while not self.idle:
+            self.step()
+
+    def end_all(self, finish: Finish, error: str | None = None) -> None:
+        """Answers every request at once; the engine is stopping."""
+        for request in self.scheduler.running + self.scheduler.waiting:
+            self._end(request, finish, error)
+
+    # -- one step ------------------------------------------------------------------------------
+
+    def _work(self, request: Request, tokens: int) -> Work:
+        """The next `tokens` of a request, or fewer: up to where its state should be kept."""
+        low = request.computed
+        high = self.states.next_cut(request, low + tokens)
+        return Work(request, self.states.of(request), request.ids[low:high])
+
+    def _run(self, works: Sequence[Work]) -> list[Result]:
+        try:
+            return self.runner.run(works)
+        except DougongError as error:
+            return [Result(work, error=error) for work in works]
+
+    def _take(self, result: Result) -> None:
+        """Books one request's result; ends it if it is done."""
+        request, now_s = result.work.request, self.clock()
+        if result.error is not None:
+            self._end(request, Finish.ERROR, str(result.error))
+            return
+        request.computed += len(result.work.ids) - result.work.drafts + result.accepted
+        request.prompt_logprobs.extend(result.prompt_logprobs)
+        self.states.reached(request)
+        if request.wanted == 0 and request.job.max_tokens == 0:
+            self._end(request, Finish.LENGTH)
+            return
+        if request.first_token_s is None and result.tokens:
+            request.first_token_s = now_s - request.arrival_s
+        finish, text, first = None, "", len(request.ids)
+        for i, token in enumerate(result.tokens):
+            request.phase = Phase.DECODE
+            request.ids.append(token)
+            request.logprobs.extend(result.logprobs[i : i + 1])
+            is_stop = token in request.job.stop_ids
+            if request.text is not None and not is_stop:
+                text += request.text.push(token)
+            if (finish := _finish(request, is_stop=is_stop)) is not None:
+                break
+        if len(request.ids) > first and request.listener is not None:
+            fresh = tuple(request.ids[first:])
+            entries = tuple(request.logprobs[-len(fresh) :]) if request.logprobs else ()
+            request.listener(Update(fresh, text, entries))
+        if finish is not None:
+            self._end(request, finish)
+
+    def _end(self, request: Request, finish: Finish, error: str | None = None) -> None:
+        self.scheduler.remove(request)
+        rest = "" if request.text is None else request.text.finish()
+        reply = request.end(finish, self.clock(), error)
+        self.metrics.ended(reply)
+        if request.listener is not None:
+            request.listener(Update((), rest, (), reply))
+
+
+def _finish(request: Request, *, is_stop: bool) -> Finish | None:
+    """Whether the token just taken was the last."""
+    job, written = request.job, len(request.ids) - request.prompt_tokens
+    found = request.text is not None and request.text.stopped_by is not None
+    if (is_stop or found) and written >= job.min_tokens:
+        return Finish.STOP
+    return Finish.LENGTH if written >= job.max_tokens else None

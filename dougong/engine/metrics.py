@@ -1,0 +1,96 @@
+"""What the engine has done and is doing, in counts, tokens, bytes and seconds (no torch)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from dougong.engine.request import Reply
+from dougong.engine.scheduler import Plan
+
+
+class Step(Protocol):
+    """What is read of a result."""
+
+    accepted: int
+    tokens: list[int]
+
+
+@dataclass
+class Metrics:
+    """Totals since the start, and the recent steps that rates are taken from.
+
+    `stage_s`: seconds spent planning, running the model (drawing included) and booking results.
+    """
+
+    accepted: int = 0
+    replies: Counter[str] = field(default_factory=Counter)
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    computed_tokens: int = 0
+    written_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_drafts: int = 0
+    preemptions: int = 0
+    stage_s: dict[str, float] = field(
+        default_factory=lambda: {"plan": 0.0, "model": 0.0, "book": 0.0}
+    )
+    trace: list[dict[str, Any]] | None = None  # events for a trace viewer; None: not kept
+    _recent: deque[tuple[float, int, int]] = field(default_factory=lambda: deque(maxlen=256))
+
+    def step(
+        self,
+        plan: Plan,
+        results: Sequence[Step],
+        start_s: float,
+        planned_s: float,
+        ran_s: float,
+        booked_s: float,
+    ) -> None:
+        """Books one step; the times are moments on the engine's clock."""
+        written = sum(len(result.tokens) for result in results)
+        self.steps += 1
+        self.computed_tokens += plan.tokens
+        self.written_tokens += written
+        self.preemptions += len(plan.preempted)
+        self.drafted_tokens += sum(share.drafts for share in plan.shares)
+        self.accepted_drafts += sum(result.accepted for result in results)
+        moments = (start_s, planned_s, ran_s, booked_s)
+        for stage, low, high in zip(self.stage_s, moments, moments[1:], strict=False):
+            self.stage_s[stage] += high - low
+            if self.trace is not None:
+                size = {"requests": len(plan.shares), "tokens": plan.tokens, "written": written}
+                self.trace.append(_event(stage, low, high, size))
+        self._recent.append((booked_s, plan.tokens, written))
+
+    def ended(self, reply: Reply) -> None:
+        """Books a reply."""
+        self.replies[str(reply.finish)] += 1
+        self.prompt_tokens += reply.prompt_tokens
+        self.cached_tokens += reply.cached_tokens
+
+    def rates(self) -> tuple[float, float]:
+        """(computed, written) tokens a second over the recent steps."""
+        if len(self._recent) < 2:
+            return 0.0, 0.0
+        seconds = self._recent[-1][0] - self._recent[0][0]
+        later = list(self._recent)[1:]
+        if seconds <= 0:
+            return 0.0, 0.0
+        return sum(c for _, c, _ in later) / seconds, sum(w for _, _, w in later) / seconds
+
+    def write_trace(self, path: Path) -> None:
+        """The events so far in Chrome's trace format, which Perfetto and about:tracing read."""
+        path.write_text(json.dumps({"traceEvents": self.trace or [], "displayTimeUnit": "ms"}))
+
+
+def _event(stage: str, low_s: float, high_s: float, size: dict[str, int]) -> dict[str, Any]:
+    return {
+        "name": stage, "ph": "X", "ts": low_s * 1e6, "dur": (high_s - low_s) * 1e6,
+        "pid": 1, "tid": 1, "args": size,
+    }  # fmt: skip

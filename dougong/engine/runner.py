@@ -1,0 +1,148 @@
+"""One step on the model: tokens of many requests in, drawn tokens out (torch lives here).
+
+Requests lie end to end in one flat batch. The model's rows do not depend on their neighbours, and a
+token is drawn from its own row alone, so a request's tokens are those it would have had by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dougong.engine.request import Logprob, Request
+from dougong.engine.sampler import Options, adjust, draw, logprob
+from dougong.errors import DougongError
+from dougong.model.state import RequestState
+from dougong.model.transformer import Transformer
+
+
+@dataclass
+class Work:
+    """One request's part: compute `ids` behind its state; the last `drafts` of them are guesses."""
+
+    request: Request
+    state: RequestState
+    ids: list[int]
+    drafts: int = 0
+
+    @property
+    def draws(self) -> bool:
+        """Whether a token comes out: everything the request has so far is computed."""
+        return len(self.ids) - self.drafts == self.request.wanted
+
+    @property
+    def scores(self) -> bool:
+        """Whether prompt tokens are scored on the way."""
+        wanted = self.request.job.prompt_logprobs is not None
+        return wanted and self.request.computed < self.request.prompt_tokens
+
+
+@dataclass
+class Result:
+    """What came of one `Work`: tokens in order, and how many drafts stand in the state."""
+
+    work: Work
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[Logprob] = field(default_factory=list)
+    prompt_logprobs: list[Logprob] = field(default_factory=list)
+    accepted: int = 0
+    last_stream_SD: Tensor | None = None  # behind the last computed token, for MTP drafts
+    error: DougongError | None = None
+
+
+class Runner:
+    """Runs steps on `model`; `num_ids`: ids from here on have no text and are never drawn."""
+
+    def __init__(self, model: Transformer, num_ids: int | None = None) -> None:
+        self.model, self.num_ids = model, num_ids
+
+    @torch.inference_mode()
+    def run(self, works: Sequence[Work]) -> list[Result]:
+        """Computes all works in one forward pass and draws their tokens.
+
+        States are advanced by what is kept: rejected drafts are rolled back.
+        """
+        ids_T = torch.tensor([token for work in works for token in work.ids], dtype=torch.int64)
+        lengths = [len(work.ids) for work in works]
+        streams_TSD = self.model(ids_T, lengths, [work.state for work in works])
+        rows, spans = self._rows(works)
+        logits_RV = self.model.logits(streams_TSD[rows]) if rows else None
+        results, low = [], 0
+        for work, (first, last), length in zip(works, spans, lengths, strict=True):
+            result = Result(work)
+            if last > first:
+                assert logits_RV is not None
+                self._read(result, logits_RV[first:last])
+            kept = length - work.drafts + result.accepted
+            if kept < length:
+                work.state.rollback(length - kept)
+            result.last_stream_SD = streams_TSD[low + kept - 1]
+            results.append(result)
+            low += length
+        return results
+
+    def _rows(self, works: Sequence[Work]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Flat rows whose logits are needed, and each work's span of them."""
+        rows: list[int] = []
+        spans, low = [], 0
+        for work in works:
+            first, high = len(rows), low + len(work.ids)
+            if work.scores:
+                rows.extend(range(low, high))
+            elif work.draws:
+                rows.extend(range(high - work.drafts - 1, high))
+            spans.append((first, len(rows)))
+            low = high
+        return rows, spans
+
+    def _read(self, result: Result, logits_RV: Tensor) -> None:
+        """Scores prompt tokens and draws new ones from a work's rows."""
+        work, request = result.work, result.work.request
+        try:
+            if work.scores:
+                self._score_prompt(result, logits_RV)
+                logits_RV = logits_RV[-1 - work.drafts :]
+            if work.draws and request.job.max_tokens > 0:
+                self._draw(result, logits_RV)
+        except DougongError as error:  # this request's fault or misfortune; the others go on
+            result.error = error
+
+    def _score_prompt(self, result: Result, logits_RV: Tensor) -> None:
+        request, wanted = result.work.request, result.work.request.job.prompt_logprobs
+        assert wanted is not None
+        for row, logits_V in enumerate(logits_RV):
+            at = request.computed + row + 1  # the token that this row foretells
+            if at < request.prompt_tokens:
+                result.prompt_logprobs.append(logprob(logits_V, request.ids[at], wanted))
+
+    def _draw(self, result: Result, logits_RV: Tensor) -> None:
+        """Draws the next token and, while drafts equal what is drawn, the ones behind them."""
+        work = result.work
+        guesses = work.ids[len(work.ids) - work.drafts :]
+        for row, logits_V in enumerate(logits_RV):
+            token = self._next(work.request, result.tokens, logits_V, result)
+            result.tokens.append(token)
+            if row == work.drafts or guesses[row] != token:
+                return
+            result.accepted += 1
+
+    def _next(self, request: Request, before: list[int], logits_V: Tensor, result: Result) -> int:
+        job = request.job
+        options = job.options if isinstance(job.options, Options) else Options()
+        written = request.written + before
+        early = len(written) < job.min_tokens
+        logits_V = logits_V[: self.num_ids]
+        adjusted_V = adjust(
+            logits_V,
+            options,
+            job.prompt_ids,
+            written,
+            forbidden=sorted(job.stop_ids) if early else (),
+        )
+        token = draw(adjusted_V, options.sampling, len(request.ids) + len(before))
+        if job.logprobs is not None:
+            result.logprobs.append(logprob(logits_V, token, job.logprobs))
+        return token

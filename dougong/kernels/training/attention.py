@@ -1,0 +1,103 @@
+"""Attention of packed samples with gradients.
+
+Shapes: T flat tokens, H heads, C channels, M compressed entries of all samples, P rope pairs,
+K selected entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from dougong.kernels.training.library import PackAttention, address, apply, checked, run
+
+
+class _Attention(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, kv: Tensor, entries: Tensor | None, sink: Tensor,
+        rotation: Tensor, selected: Tensor | None, lengths: Tensor, window: int, ratio: int,
+    ) -> Tensor:  # fmt: skip
+        out, log_sum = torch.empty_like(q), q.new_empty(q.shape[:2])
+        shape = (
+            lengths.shape[0], q.shape[1], q.shape[2], rotation.shape[1],
+            0 if selected is None else selected.shape[1], window, ratio,
+        )  # fmt: skip
+        values = q, kv, entries, sink, rotation, selected, lengths
+        pointers = map(address, (*values, out, log_sum))
+        run("dg_attend_forward", PackAttention(*pointers, *[None] * 5, *shape))
+        ctx.save_for_backward(*values, log_sum)
+        ctx.shape = shape
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> Any:
+        *values, log_sum = ctx.saved_tensors
+        q, kv, entries, sink, *_ = values
+        d_out = d_out.contiguous()
+        d_q, d_kv, d_sink = torch.empty_like(q), torch.zeros_like(kv), torch.empty_like(sink)
+        d_entries = None if entries is None else torch.zeros_like(entries)
+        pointers = map(address, (*values, None, log_sum, d_out, d_q, d_kv, d_entries, d_sink))
+        run("dg_attend_backward", PackAttention(*pointers, *ctx.shape))
+        return d_q, d_kv, d_entries, d_sink, None, None, None, None, None
+
+
+def packed_attention(
+    q_THC: Tensor,
+    kv_TC: Tensor,
+    entries_MC: Tensor | None,
+    selected: Sequence[Tensor | None] | None,
+    sink_H: Tensor,
+    rotation_TP: Tensor,
+    *,
+    lengths: Sequence[int],
+    window: int,
+    ratio: int,
+) -> Tensor:
+    """Attention output [T, H, C] of samples laid end to end, RoPE undone."""
+    q_THC = checked(q_THC, "attention: q", sum(lengths), -1, -1)
+    _, heads, size = q_THC.shape
+    kv_TC = checked(kv_TC, "attention: kv", sum(lengths), size)
+    if entries_MC is not None:
+        num_entries = sum(length // ratio for length in lengths)
+        entries_MC = checked(entries_MC, "attention: entries", num_entries, size)
+        if num_entries == 0:
+            entries_MC = None
+    out: Tensor = apply(
+        _Attention,
+        q_THC,
+        kv_TC,
+        entries_MC,
+        checked(sink_H, "attention: sink", heads),
+        rotation_TP.contiguous(),
+        None if entries_MC is None else _flat_selection(selected, lengths, ratio),
+        torch.tensor(lengths),
+        window,
+        ratio,
+    )
+    return out
+
+
+def _flat_selection(
+    selected: Sequence[Tensor | None] | None, lengths: Sequence[int], ratio: int
+) -> Tensor | None:
+    """One row a token, -1 for none; a sample with nothing selected selects all its entries."""
+    if selected is None or all(chosen is None for chosen in selected):
+        return None
+    most = max(
+        length // ratio if chosen is None else chosen.shape[1]
+        for chosen, length in zip(selected, lengths, strict=True)
+    )
+    flat_TK = torch.full((sum(lengths), most), -1)
+    for rows, chosen in zip(flat_TK.split(list(lengths)), selected, strict=True):
+        if chosen is None:
+            rows[:, : rows.shape[0] // ratio] = torch.arange(rows.shape[0] // ratio)
+        else:
+            rows[:, : chosen.shape[1]] = chosen
+    return flat_TK
