@@ -27,8 +27,9 @@ from dougong.config import ModelConfig, V3Config, V4Config, load_config
 from dougong.errors import BackendError, InputError
 from dougong.kernels.cpu.library import is_built
 from dougong.machine import require_memory
+from dougong.model.expert_cache import Traffic
 from dougong.model.generation import LanguageModel, Limits, Report, Request, all_logits
-from dougong.model.loading import load_model
+from dougong.model.loading import STORED_BACKENDS, load_model
 from dougong.model.sampling import SamplingParams
 from dougong.model.v3_loading import load_v3_model
 
@@ -45,6 +46,7 @@ def load(
     rounding: str = "none",
     device: str = "cpu",
     fallback: bool = True,
+    memory: int | None = None,
 ) -> Model:
     """Loads a model: a shipped name, a folder, or org/name in the local Hugging Face cache.
 
@@ -54,6 +56,8 @@ def load(
         rounding: "release" rounds activations and caches at run time as the release does; "none"
             computes exactly. `generate` and `chat` on the command line use `serving_rounding`,
             `serving_backend` and `serving_dtype`.
+        memory: bytes of weights to hold at most, for a checkpoint larger than memory on backend
+            cpu: routed experts beyond them are read when needed. The results are the same.
     Raises: CheckpointError, ConfigError or BackendError with one sentence.
     """
     if dtype not in DTYPES:
@@ -61,14 +65,16 @@ def load(
     folder, number = find_checkpoint(name), DTYPES[dtype]
     config = load_config(folder)
     _check_device(device)
-    if device == "cpu":
+    if memory is not None:
+        require_memory(memory, "that much of its weights", "lower memory")
+    elif device == "cpu" and backend not in STORED_BACKENDS:  # these map files, however large
         num_bytes = sum(parameter.count for parameter in parameters(config)) * number.itemsize
         require_memory(num_bytes, f"{name} in {dtype}", "try bfloat16 or a smaller model")
     if isinstance(config, V3Config):
-        if (backend, rounding) != ("reference", "none"):
+        if (backend, rounding, memory) != ("reference", "none", None):
             raise InputError(
                 f"{name} is a V3 model, which is here to compare V4 with: it runs on the reference "
-                "backend without rounding; leave --backend and --rounding out."
+                "backend without rounding; leave --backend, --rounding and --memory out."
             )
         return Model(load_v3_model(folder, dtype=number, device=device), folder)
     model = load_model(
@@ -78,6 +84,7 @@ def load(
         rounding=rounding,
         device=device,
         fallback=fallback,
+        memory_bytes=memory,
     )
     return Model(model, folder)
 
@@ -126,7 +133,8 @@ class Piece:
 class Answer:
     """A finished answer, its parts told apart; `errors` says what is malformed in it.
 
-    `finish_reason` is "stop" (end of sentence), "length" (max_tokens) or "tool_calls".
+    `finish_reason` is "stop" (end of sentence), "length" (max_tokens) or "tool_calls"; `experts`:
+    what had to be read under a memory budget.
     """
 
     text: str = ""
@@ -139,6 +147,7 @@ class Answer:
     reused_tokens: int = 0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    experts: Traffic | None = None
 
     @property
     def tokens_per_s(self) -> float:
@@ -172,8 +181,14 @@ class Model:
 
     @property
     def num_parameters(self) -> int:
-        """Trained values in memory, MTP blocks included."""
-        return sum(tensor.numel() for tensor in self.transformer.parameters())
+        """Trained values, MTP blocks included."""
+        return sum(parameter.count for parameter in parameters(self.config))
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What had to be read under a memory budget since the model was loaded."""
+        cache = getattr(self.transformer, "expert_cache", None)
+        return None if cache is None else cache.traffic
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -302,7 +317,7 @@ class Model:
         request, self._request = self._request or Request(self.transformer), None
         eos = self.tokenizer.eos_id
         limits = Limits(max_tokens, frozenset({eos}), self.tokenizer.num_ids)
-        start_s = time.perf_counter()
+        start_s, before = time.perf_counter(), self.traffic
         logits_V = request.prefill(ids, report)
         answer.reused_tokens = request.reused_tokens
         for token in request.decode(logits_V, params, limits):
@@ -312,6 +327,8 @@ class Model:
                 start_s, answer.prefill_s = now_s, now_s - start_s
             else:
                 answer.decode_s = now_s - start_s
+            if before is not None and (now := self.traffic) is not None:
+                answer.experts = now.since(before)
             yield token
         answer.finish_reason = "stop" if answer.ids[-1] == eos else "length"
         self._request = request

@@ -15,9 +15,10 @@ from dougong.cli.values import TokenCounts
 from dougong.errors import InputError
 
 if TYPE_CHECKING:
+    from dougong.model.expert_cache import Traffic
+    from dougong.model.state import RequestState
     from dougong.model.transformer import Transformer
 
-CHUNK_TOKENS = 1024
 WARM_UP_STEPS = 4
 
 
@@ -36,41 +37,51 @@ WARM_UP_STEPS = 4
 )  # fmt: skip
 @options.backend_option
 @options.dtype_option
+@options.memory_option
 @options.threads_option
 @click.option("--record", is_flag=True, help="Append the figures to bench/results.")
 @options.json_option
 def command(
-    model: str, contexts: list[int], steps: int, backend: str, dtype: str, threads: int | None,
-    record: bool, as_json: bool,
+    model: str, contexts: list[int], steps: int, backend: str, dtype: str, memory: int | None,
+    threads: int | None, record: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure a checkpoint, or random weights of a preset in the published formats.
 
     Prefill is in chunks of 1,024 tokens, from an empty state. Decoding touches a known number of
-    weight bytes a token; over the rate of reading memory that is the least time it can take.
+    weight bytes a token; over the rate of reading memory that is the least time it can take. With
+    --memory a step takes no less than reading its missing experts at the disk's rate, which is
+    measured first, and no less than its arithmetic; prefill is then in chunks of 4,096.
 
     \b
-    Example:
+    Examples:
       dougong bench model m97 --backend cpu --dtype bfloat16 --contexts 512,8192 --threads 2
+      dougong bench model ./flash4 --backend cpu --dtype bfloat16 --contexts 512 --memory 8GiB
 
     \b
-    JSON: model, backend, dtype, threads, weight_bytes_per_token, stream (B/s), figures (context,
-    prefill_tokens_per_s, decode_tokens_per_s, of_limit), recorded (files)
+    JSON: model, backend, dtype, threads, memory, weight_bytes_per_token, stream (B/s), figures
+    (context, prefill_tokens_per_s, decode_tokens_per_s, of_limit; with --memory also
+    prefill_bytes_read, bytes_read_per_token, disk (B/s), waited_s_per_token, of_disk_limit),
+    recorded (files)
     """  # fmt: skip
     sizes = sorted(set(contexts))
     options.set_threads(threads)
     import torch
 
+    from dougong.api import DTYPES
     from dougong.checkpoint.locate import find_checkpoint, shipped_names
     from dougong.cli.bench_kernels import stream_rate
     from dougong.config import PRESETS
+    from dougong.model.loading import load_model
 
     with tempfile.TemporaryDirectory() as folder:
         made = model in PRESETS and model not in shipped_names()
-        place = make_checkpoint(model, Path(folder) / model) if made else find_checkpoint(model)
-        figures, weight_bytes = measure(place, sizes, steps, backend, dtype)
+        place = random_checkpoint(model, Path(folder) / model) if made else find_checkpoint(model)
+        loaded = load_model(place, dtype=DTYPES[dtype], backend=backend, memory_bytes=memory)
+        figures = measure(loaded, sizes, steps)
+    weight_bytes = touched_bytes(loaded)
     report: dict[str, Any] = {
         "model": model, "backend": backend, "dtype": dtype, "threads": torch.get_num_threads(),
-        "weight_bytes_per_token": weight_bytes, "stream": stream_rate(),
+        "memory": memory, "weight_bytes_per_token": weight_bytes, "stream": stream_rate(),
         "figures": figures,
     }  # fmt: skip
     for row in figures:
@@ -79,55 +90,68 @@ def command(
     options.emit(report, as_json, describe(report))
 
 
-def make_checkpoint(preset: str, folder: Path) -> Path:
+def random_checkpoint(preset: str, folder: Path) -> Path:
     """Random weights of a preset in the published formats: FP4 experts, FP8 linears, BF16 rest."""
-    from dougong.checkpoint import write_checkpoint
+    from dougong.checkpoint.make import make_checkpoint
     from dougong.config import V4Config, load_config
-    from dougong.model.initialize import initialize
-    from dougong.model.loading import published_tensors
-    from dougong.model.transformer import Transformer
 
     config = load_config(preset)
     if not isinstance(config, V4Config):
         raise InputError(f"{preset} is no V4 preset; backends are measured on V4 models.")
-    model = initialize(Transformer(config), seed=0)
-    write_checkpoint(folder, config, published_tensors(model), quantize="fp4+fp8")
-    return folder
+    return make_checkpoint(config, folder).folder
 
 
-def measure(
-    folder: Path, contexts: list[int], steps: int, backend: str, dtype: str
-) -> tuple[list[dict[str, Any]], float]:
-    """Figures at each context, and the weight bytes a decode step touches."""
+def measure(model: Transformer, contexts: list[int], steps: int) -> list[dict[str, Any]]:
+    """Figures at each context."""
     import torch
 
-    from dougong.api import DTYPES
-    from dougong.model.loading import load_model
+    from dougong.model.generation import pieces, prefill_tokens
 
-    model = load_model(folder, dtype=DTYPES[dtype], backend=backend)
-    vocab = model.config.vocab_size
+    cache = model.expert_cache
+    disk = None if cache is None else cache.disk_rate()
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, vocab, (contexts[-1] + steps + WARM_UP_STEPS,), generator=generator)
+    count = contexts[-1] + steps + WARM_UP_STEPS
+    ids = torch.randint(0, model.config.vocab_size, (count,), generator=generator)
+
+    def seconds(low: int, high: int, state: RequestState) -> float:
+        start = time.perf_counter()
+        model.logits(model(ids[low:high], [high - low], [state])[-1:])
+        return time.perf_counter() - start
+
     figures = []
     with torch.inference_mode():
-        model(ids[:8], [8], [model.new_state()])  # pages and tables
+        seconds(0, 8, model.new_state())  # pages and tables
         for context in contexts:
-            state, start = model.new_state(), time.perf_counter()
-            for low in range(0, context, CHUNK_TOKENS):
-                chunk = ids[low : min(low + CHUNK_TOKENS, context)]
-                streams = model(chunk, [len(chunk)], [state])
-            model.logits(streams[-1:])
-            prefill_s, times = time.perf_counter() - start, []
-            for at in range(context, context + steps + WARM_UP_STEPS):
-                start = time.perf_counter()
-                model.logits(model(ids[at : at + 1], [1], [state]))
-                times.append(time.perf_counter() - start)
-            figures.append({
+            state, empty = model.new_state(), cache and cache.traffic
+            chunks = pieces(context, [prefill_tokens(model)])
+            prefill_s = sum(seconds(low, high, state) for low, high in chunks)
+            read = cache and cache.traffic
+            times = [seconds(at, at + 1, state) for at in range(context, context + WARM_UP_STEPS)]
+            warm, first = cache and cache.traffic, context + WARM_UP_STEPS
+            times = [seconds(at, at + 1, state) for at in range(first, first + steps)]
+            row = {
                 "context": context,
                 "prefill_tokens_per_s": context / prefill_s,
-                "decode_tokens_per_s": 1 / median(times[WARM_UP_STEPS:]),
-            })  # fmt: skip
-    return figures, touched_bytes(model)
+                "decode_tokens_per_s": 1 / median(times),
+            }
+            if cache and empty and read and warm and disk:
+                row["prefill_bytes_read"] = read.since(empty).bytes_read
+                row |= from_disk(cache.traffic.since(warm), times, disk)
+            figures.append(row)
+    return figures
+
+
+def from_disk(traffic: Traffic, times: list[float], disk: float) -> dict[str, float]:
+    """Figures of steps that had to wait for experts: a mean, because steps differ."""
+    count, total_s = len(times), sum(times)
+    computing_s = total_s - traffic.waited_s
+    return {
+        "decode_tokens_per_s": count / total_s,
+        "bytes_read_per_token": traffic.bytes_read / count,
+        "disk": disk,
+        "waited_s_per_token": traffic.waited_s / count,
+        "of_disk_limit": max(traffic.bytes_read / disk, computing_s) / total_s,
+    }
 
 
 def touched_bytes(model: Transformer) -> float:
@@ -159,6 +183,13 @@ def describe(report: dict[str, Any]) -> str:
         f"{row['decode_tokens_per_s']:>14.1f}{row['of_limit']:>14.0%}"
         for row in report["figures"]
     ]
+    for row in report["figures"]:
+        if "disk" in row:
+            lines.append(
+                f"{row['context']:>8}: {row['bytes_read_per_token'] / 1e6:.1f} MB read a token, "
+                f"disk {row['disk'] / 1e9:.2f} GB/s, waited {row['waited_s_per_token'] * 1e3:.1f} "
+                f"ms; {row['of_disk_limit']:.0%} of the limit that disk and arithmetic set"
+            )
     return "\n".join(lines)
 
 
@@ -173,6 +204,9 @@ def keep(report: dict[str, Any]) -> list[str]:
     )
     name = Path(report["model"]).name.lower()
     start = f"model.{name}.{report['backend']}.{report['dtype']}.t{report['threads']}"
+    if report["memory"] is not None:
+        typed += f" --memory {report['memory']}B"
+        start += f".{report['memory'] / 2**30:.3g}gib"
     made = [
         make_record(
             f"{start}.{kind}_{row['context']}", row[f"{kind}_tokens_per_s"], "token/s", typed

@@ -20,14 +20,16 @@ def command(as_json: bool) -> None:
     """Show what this machine has and can run.
 
     A backend is a table from operators to implementations: `native` is its own, `fallback` is the
-    torch reference, which defines what every operator computes.
+    torch reference, which defines what every operator computes. `dougong verify kernels` notes how
+    each native one was last verified on this machine.
 
     \b
     Example:
       dougong doctor
 
     \b
-    JSON: dougong, python, packages, machine, torch, models, hub_cache, native_path, backends
+    JSON: dougong, python, packages, machine, torch, models, hub_cache, native_path, backends,
+    verified (operator: date, cases, worst, ok)
     """
     report = examine()
     options.emit(report, as_json, describe(report))
@@ -59,6 +61,7 @@ def examine() -> dict[str, Any]:
         "hub_cache": str(hub_cache()),
         "native_path": _native_path(),
         "backends": {name: coverage(name) for name in BACKENDS},
+        "verified": _verified(),
     }
 
 
@@ -73,12 +76,33 @@ def _native_path() -> str | None:
         return None
 
 
+def _verified() -> dict[str, Any]:
+    """How backend cpu's operators were last verified; nothing if its library is not built."""
+    from dougong.conform.verified import recall
+    from dougong.errors import BackendError
+    from dougong.machine import this_machine
+
+    try:
+        found = recall("cpu", this_machine().processor)
+    except BackendError:
+        return {}
+    return {name: asdict(one) for name, one in found.items()}
+
+
 def _version(package: str) -> str | None:
     """The installed version, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _when(verified: dict[str, Any] | None) -> str:
+    """When an operator was verified, on how many cases, and what came out."""
+    if verified is None:
+        return ""
+    verdict = "right" if verified["ok"] else "WRONG"
+    return f"{verdict} on {verified['date'][:10]} in {verified['cases']} cases"
 
 
 def describe(report: dict[str, Any]) -> str:
@@ -105,5 +129,9 @@ def describe(report: dict[str, Any]) -> str:
     for name, operators in report["backends"].items():
         native = [operator for operator, how in operators.items() if how == "native"]
         lines += ["", f"backend {name}: {len(native)} of {len(operators)} operators native"]
-        lines += [f"  {operator:<20} {how}" for operator, how in operators.items()]
+        verified = report["verified"] if name == "cpu" else {}
+        if name == "cpu" and not verified:
+            lines.append("  not verified on this machine: dougong verify kernels")
+        for operator, how in operators.items():
+            lines.append(f"  {operator:<20} {how:<10}{_when(verified.get(operator))}".rstrip())
     return "\n".join(lines)

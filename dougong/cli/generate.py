@@ -30,7 +30,8 @@ def command(prompt: str, as_json: bool, **words: Any) -> None:
 
     \b
     JSON: model, backend, dtype, rounding, text, reasoning, finish_reason (stop, length), ids,
-    prompt_tokens, reused_tokens, prefill_s, decode_s, tokens_per_s
+    prompt_tokens, reused_tokens, prefill_s, decode_s, tokens_per_s, experts (with --memory: slots,
+    experts, uses, reads, bytes_read, disk_bytes_per_s, read_s, waited_s)
     """
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")

@@ -33,6 +33,7 @@ MEMBERS = {
     "plan": ("dougong.cli.plan", "Compute speed, memory and cost on given hardware."),
     "report": ("dougong.cli.report", "Write the report: exhibits whose every figure is marked."),
     "bench": ("dougong.cli.bench", "Measure this machine and the number formats."),
+    "verify": ("dougong.cli.verify", "Check that this machine computes what it should."),
     "doctor": ("dougong.cli.doctor", "Show what this machine has and can run."),
 }
 

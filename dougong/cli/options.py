@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dougong.cli.values import TOKENS
+from dougong.cli.values import BYTES, TOKENS
 
 if TYPE_CHECKING:
     from dougong.api import Model
@@ -90,6 +90,13 @@ serving_dtype_option = click.option(
     help="Number type of the arithmetic. [default: bfloat16, the release's own; float32 on backend "
     "reference]",
 )
+memory_option = click.option(
+    "--memory",
+    type=BYTES,
+    default=None,
+    help="Hold so much of the weights at most, such as 8GiB; routed experts beyond that are read "
+    "when they are needed. For checkpoints larger than memory; the answers are the same.",
+)
 
 
 # --model and how it is loaded; `load` takes what they collect.
@@ -99,6 +106,7 @@ model_options = together(
     fallback_option,
     serving_dtype_option,
     serving_rounding_option,
+    memory_option,
     threads_option,
 )
 # The options of `Model.stream`: how to think, how to draw, when to stop.
@@ -145,11 +153,30 @@ def load(words: dict[str, Any]) -> Model:
 
     how = chosen(words)
     threads, fallback = words.pop("threads"), not words.pop("no_fallback")
+    memory = words.pop("memory", None)
     for key in how:
         del words[key]
-    model = load_model(how.pop("model"), fallback=fallback, **how)
+    if memory is None and how["backend"] == "cpu":
+        mention_size(how["model"])
+    model = load_model(how.pop("model"), fallback=fallback, memory=memory, **how)
     choose_threads(threads, model)
     return model
+
+
+def mention_size(name: str) -> None:
+    """Says what to do about weights that do not fit in memory, which the system would page."""
+    from dougong.checkpoint.locate import find_checkpoint
+    from dougong.machine import this_machine
+
+    weights = sum(path.stat().st_size for path in find_checkpoint(name).glob("*.safetensors"))
+    available = this_machine().available_bytes
+    if available is not None and weights > available:
+        click.echo(
+            f"{name} has {weights / 2**30:,.1f} GiB of weights and {available / 2**30:,.1f} GiB of "
+            f"memory are available; --memory {max(int(available * 0.8 / 2**30), 1)}GiB would read "
+            "missing experts faster than the system's paging does.",
+            err=True,
+        )
 
 
 def choose_threads(threads: int | None, model: Model) -> None:

@@ -12,6 +12,7 @@ from dougong.cli import options
 
 if TYPE_CHECKING:
     from dougong.api import Answer, Model, Prompt
+    from dougong.model.expert_cache import Traffic
 
 # A model's words must not move the cursor or recolour the terminal: no control characters.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -55,8 +56,34 @@ def summary(answer: Answer) -> str:
     ended = ", cut off at --max-tokens" if answer.finish_reason == "length" else ""
     return (
         f"[{read} tokens read{kept} in {answer.prefill_s:.2f} s, {len(answer.ids)} written "
-        f"at {answer.tokens_per_s:.1f} tokens/s{ended}]"
+        f"at {answer.tokens_per_s:.1f} tokens/s{ended}{disk(answer.experts)}]"
     )
+
+
+def disk(experts: Traffic | None) -> str:
+    """What a memory budget cost: bytes read for missing experts, and how fast they came."""
+    if experts is None:
+        return ""
+    return (
+        f"; {experts.reads:,} of {experts.uses:,} experts read, {experts.bytes_read / 1e6:,.1f} MB "
+        f"at {experts.disk_rate / 1e9:.2f} GB/s, waited {experts.waited_s:.2f} s for them"
+    )
+
+
+def traffic_report(experts: Traffic | None) -> dict[str, Any] | None:
+    """The same under the keys of `--json`; null without a budget."""
+    if experts is None:
+        return None
+    return {
+        "slots": experts.slots,
+        "experts": experts.experts,
+        "uses": experts.uses,
+        "reads": experts.reads,
+        "bytes_read": experts.bytes_read,
+        "disk_bytes_per_s": round(experts.disk_rate),
+        "read_s": round(experts.read_s, 3),
+        "waited_s": round(experts.waited_s, 3),
+    }
 
 
 def as_report(answer: Answer) -> dict[str, Any]:
@@ -71,4 +98,5 @@ def as_report(answer: Answer) -> dict[str, Any]:
         "prefill_s": round(answer.prefill_s, 3),
         "decode_s": round(answer.decode_s, 3),
         "tokens_per_s": round(answer.tokens_per_s, 1),
+        "experts": traffic_report(answer.experts),
     }

@@ -17,6 +17,13 @@ from dougong.cli import options
 )
 @click.option("--show", is_flag=True, help="Print the resolved configuration and stop.")
 @click.option(
+    "--samples",
+    type=click.IntRange(min=0),
+    default=None,
+    help="Print what it would read and stop: so many samples of every family, with what is trained "
+    "between [[ and ]], and each family's share and lengths.",
+)
+@click.option(
     "--threads",
     type=click.IntRange(min=1),
     default=1,
@@ -25,7 +32,13 @@ from dougong.cli import options
 )
 @options.json_option
 def command(
-    config: str, folder: str | None, tokens: int | None, show: bool, threads: int, as_json: bool
+    config: str,
+    folder: str | None,
+    tokens: int | None,
+    show: bool,
+    samples: int | None,
+    threads: int,
+    as_json: bool,
 ) -> None:
     """Train a model. CONFIG is a TOML file or a shipped preset (nano).
 
@@ -37,9 +50,10 @@ def command(
     Examples:
       dougong train nano
       dougong train my.toml --show
+      dougong train nano --samples 2
 
     \b
-    JSON: config, steps, tokens, loss, model
+    JSON: config, steps, tokens, loss, model; with --samples: families
     """
     from dougong.train.config import load_run_config, with_overrides
 
@@ -47,12 +61,23 @@ def command(
     if show:
         options.emit({"config": run_config.to_dict()}, as_json, run_config.to_toml())
         return
+    if samples is not None:
+        _show_samples(run_config, samples, as_json)
+        return
     options.set_threads(threads)
     report = _train(run_config)
     if report is None:
         return  # another process of this run tells it
     text = f"{report['steps']} steps, {report['tokens']:,} tokens, model in {report['model']}"
     options.emit(report, as_json, text)
+
+
+def _show_samples(run_config: Any, samples: int, as_json: bool) -> None:
+    """Prints samples of every family of the mixes."""
+    from dougong.train.data.show import as_text, show_mix
+
+    shown = show_mix(run_config, samples)
+    options.emit({"families": [one.to_dict() for one in shown]}, as_json, as_text(shown))
 
 
 def _train(run_config: Any) -> dict[str, Any] | None:

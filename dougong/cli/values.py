@@ -1,4 +1,4 @@
-"""Values as people write them: 8k or 1M tokens, 50ms, 30%."""
+"""Values as people write them: 8k or 1M tokens, 8GiB, 50ms, 30%."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from decimal import Decimal
 import click
 
 UNITS = {"": 1, "k": 1024, "m": 1024**2}
+BYTE_UNITS = {"b": 1} | {
+    unit: base**power
+    for power, letter in enumerate("kmgt", 1)
+    for base, unit in ((1000, f"{letter}b"), (1024, f"{letter}ib"))
+}
+_BYTES = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)\s?([kmgt]?i?b)", re.IGNORECASE)
 _TOKENS = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([km]?)", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]{1,2})?|\.[0-9]+", re.IGNORECASE)
 
@@ -21,6 +27,14 @@ def read_tokens(text: str) -> int:
     if count < 0 or count != int(count):
         raise ValueError("a whole number of tokens, such as 4096, 8k or 1M")
     return int(count)
+
+
+def read_bytes(text: str) -> int:
+    """`8GiB` or `500 MB`: GB is a billion bytes, GiB 2**30. The unit must be there."""
+    found = _BYTES.fullmatch(text.strip())
+    if not found or found[2].lower() not in BYTE_UNITS:
+        raise ValueError("a size with its unit, such as 8GiB or 500MB")
+    return int(Decimal(found[1]) * BYTE_UNITS[found[2].lower()])
 
 
 def read_number(text: str) -> float:
@@ -82,6 +96,24 @@ class TokenCount(click.ParamType[int]):
         return count
 
 
+class ByteCount(click.ParamType[int]):
+    """A size from one byte on: 8GiB, 500MB."""
+
+    name = "size"
+
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """The bytes; a usage error if it is no size."""
+        try:
+            count = value if isinstance(value, int) else read_bytes(value)
+        except ValueError as wanted:
+            self.fail(f"{value!r}: write {wanted}.", param, ctx)
+        if count < 1:
+            self.fail(f"{value!r}: at least one byte is wanted.", param, ctx)
+        return count
+
+
 class TokenCounts(click.ParamType[list[int]]):
     """Numbers of tokens with commas between: 1,7,128 or 512,8k."""
 
@@ -126,3 +158,4 @@ class Pairs(click.ParamType[dict[str, float]]):
 
 
 TOKENS = TokenCount()
+BYTES = ByteCount()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from dougong.errors import BackendError
+from dougong.kernels import alignment as _alignment
 from dougong.kernels import attention as _attention
 from dougong.kernels import compressor as _compressor
 from dougong.kernels import experts as _experts
@@ -46,6 +47,7 @@ class Operators:
     packed_pool: Operator
     finish_entry: Operator
     index_select: Operator
+    index_alignment: Operator
     attention: Operator
     packed_attention: Operator
     grouped_projection: Operator
@@ -70,6 +72,7 @@ REFERENCE = Operators(
     packed_pool=_compressor.packed_pool,
     finish_entry=_compressor.finish_entry,
     index_select=_index.index_select,
+    index_alignment=_alignment.index_alignment,
     attention=_attention.attention,
     packed_attention=_attention.packed_attention,
     grouped_projection=_linear.grouped_projection,

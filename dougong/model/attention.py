@@ -6,7 +6,8 @@ C head_dim, P rope pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,20 @@ from dougong.model.compressor import Compressor
 from dougong.model.indexer import Indexer
 from dougong.model.layers import Build, Linear, RMSNorm, parameter
 from dougong.model.state import LayerState
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a layer's attention over whole samples works on, for those who watch it."""
+
+    layer: Attention
+    batch: Batch
+    x_TD: Tensor
+    latent_TL: Tensor
+    rotation_TP: Tensor
+    q_THC: Tensor
+    kv_TC: Tensor
+    entries_MC: Tensor | None
 
 
 class Attention(nn.Module):
@@ -32,6 +47,7 @@ class Attention(nn.Module):
     def __init__(self, build: Build, config: V4Config, ratio: int) -> None:
         super().__init__()
         self.dense = False  # every visible entry counts, whatever the indexer says (training)
+        self.watch: Callable[[Packed], None] | None = None  # told of every packed call
         self.build, self.config, self.ratio = build, config, ratio
         hidden, heads, head_dim = config.hidden_size, config.num_attention_heads, config.head_dim
         self.attn_sink = parameter(heads, dtype=build.wide)
@@ -98,6 +114,8 @@ class Attention(nn.Module):
         if self.compressor is not None:
             tokens_TX = self.compressor.tokens(x_TD, batch.positions_T)
             entries_MC = self.compressor.packed_entries(tokens_TX, batch.lengths, self.freqs_P)
+        if self.watch is not None:
+            self.watch(Packed(self, batch, x_TD, latent_TL, rotation_TP, q_THC, kv_TC, entries_MC))
         indexer = None if self.dense else self.indexer
         # An indexer that has nothing to cut for any request need not run at all.
         if indexer is not None and max(batch.lengths, default=0) // self.ratio > indexer.top_k:

@@ -86,9 +86,9 @@ class ExpertCache:
         num_slots = min(budget_bytes // nbytes, len(self._plans))
         if num_slots < top_k:
             raise InputError(
-                f"{max(budget_bytes, 0) / 2**20:,.1f} MiB are left for routed experts, and the "
-                f"{top_k} that one token uses in a layer need {top_k * nbytes / 2**20:,.1f}; allow "
-                f"{(top_k * nbytes - budget_bytes) / 2**20:,.1f} MiB more."
+                f"a memory budget that leaves {budget_bytes:,} bytes for routed experts: the "
+                f"{top_k} that one token uses in a layer need {top_k * nbytes:,}; allow "
+                f"{top_k * nbytes - budget_bytes:,} more."
             )
         self.slots, self.usage = Slots(num_slots, nbytes), Usage(len(layers), self.count, top_k)
         self._mapped = [
@@ -111,6 +111,15 @@ class ExpertCache:
             slots=self.slots.count, experts=len(self._plans), uses=self._uses, reads=self._reads,
             bytes_read=self.slots.bytes_read, read_s=self.slots.busy_s, waited_s=self._waited_s,
         )  # fmt: skip
+
+    def disk_rate(self, experts: int = 96) -> float:
+        """Bytes a second of reading experts from all over the files, with nothing else to do."""
+        slots = Slots(DEPTH, self.slots.nbytes)
+        numbers = [len(self._plans) * i // experts for i in range(experts)]
+        for low in range(0, experts, DEPTH):
+            batch = numbers[low : low + DEPTH]
+            wait([slots.fill(slot, self._plans[n]) for slot, n in enumerate(batch)])
+        return slots.bytes_read / slots.busy_s
 
     def begin(self, ids_T: Tensor) -> None:
         """A pass over `ids_T` is about to start: reads ahead what hash-routed layers will use."""

@@ -21,6 +21,8 @@ from dougong.model.v3 import V3State, V3Transformer
 LanguageModel = Transformer | V3Transformer
 
 PREFILL_TOKENS = 1024  # bounds the memory of a long prompt; the answer does not depend on it
+# A piece of this length uses nearly every expert once: under a budget, read them less often.
+BUDGET_PREFILL_TOKENS = 4096
 
 Report = Callable[[int, int], None]  # told how many tokens are done, and of how many
 
@@ -33,6 +35,12 @@ def pieces(num_tokens: int, chunks: Sequence[int]) -> Iterator[tuple[int, int]]:
             return
         yield low, min(low + size, num_tokens)
         low += size
+
+
+def prefill_tokens(model: LanguageModel) -> int:
+    """Tokens of a prompt that `model` takes at a time."""
+    is_budgeted = isinstance(model, Transformer) and model.expert_cache is not None
+    return BUDGET_PREFILL_TOKENS if is_budgeted else PREFILL_TOKENS
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class Request:
             )
         self.keep_prefix(ids)
         done = self.reused_tokens = len(self.held_ids)
-        for low, high in pieces(len(ids) - done, [PREFILL_TOKENS]):
+        for low, high in pieces(len(ids) - done, [prefill_tokens(self.model)]):
             logits_V = self.feed(ids[done + low : done + high])
             if report is not None:
                 report(done + high, len(ids))

@@ -143,8 +143,8 @@ def keep_within(model: Transformer, checkpoint: Checkpoint, memory_bytes: int) -
     fixed = fixed_bytes(model)
     if memory_bytes < fixed:
         raise InputError(
-            f"a budget of {memory_bytes / 2**30:,.2f} GiB: the weights besides routed experts take "
-            f"{fixed / 2**30:,.2f} GiB; allow more than that."
+            f"a memory budget of {memory_bytes:,} bytes: the weights besides routed experts take "
+            f"{fixed:,}; allow those and the experts of one token at least."
         )
     blocks = [(name, part) for name, part in model.named_modules() if isinstance(part, Block)]
     layers = [_expert_layer(name, block, checkpoint) for name, block in blocks]

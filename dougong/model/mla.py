@@ -117,21 +117,32 @@ class TokenIndexer(nn.Module):
         `cached`, if given. A selection carries no gradient: the language-model loss does not train
         the indexer.
         """
-        keys_SI = _extend(cached, self._rotate(self.k_norm(self.wk(x_ND)), rotation_NF))
+        keys_SI = _extend(cached, self.keys(x_ND, rotation_NF))
         num_tokens = keys_SI.shape[0]
         if num_tokens <= self.top_k:
             return None
-        q_NJI: Tensor = self.wq_b(q_latent_NQ).unflatten(-1, (self.num_heads, self.dim))
-        scale = self.num_heads**-0.5 * self.dim**-0.5
+        q_NJI, weight_NJ = self.queries(q_latent_NQ, x_ND, rotation_NF)
         selected_NK: Tensor = self.ops.index_select(
-            self._rotate(q_NJI, rotation_NF).detach(),
-            self.weights_proj(x_ND).detach() * scale,
+            q_NJI.detach(),
+            weight_NJ.detach(),
             keys_SI.detach(),
             start=num_tokens - x_ND.shape[0],
             ratio=1,  # one key per token
             k=self.top_k,
         )
         return selected_NK
+
+    def keys(self, x_ND: Tensor, rotation_NF: Tensor) -> Tensor:
+        """One index key per token [N, I]."""
+        return self._rotate(self.k_norm(self.wk(x_ND)), rotation_NF)
+
+    def queries(
+        self, q_latent_NQ: Tensor, x_ND: Tensor, rotation_NF: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Index queries [N, J, I] and the weights of their heads [N, J]."""
+        q_NJI: Tensor = self.wq_b(q_latent_NQ).unflatten(-1, (self.num_heads, self.dim))
+        scale = self.num_heads**-0.5 * self.dim**-0.5
+        return self._rotate(q_NJI, rotation_NF), self.weights_proj(x_ND) * scale
 
     def _rotate(self, x: Tensor, rotation_NF: Tensor) -> Tensor:
         """RoPE whose pair f is channels (f, f + R / 2): interleaves them, turns, splits again."""
@@ -194,12 +205,7 @@ class LatentAttention(nn.Module):
     ) -> Tensor:
         """Attends each request's tokens to its own past [T, D]; appends to the caches, if any."""
         rotation_TF = batch.rotations(self.freqs_F) * self.magnitude
-        q_latent_TQ: Tensor = self.q_a_layernorm(self.q_a_proj(x_TD))
-        q_THX: Tensor = self.q_b_proj(q_latent_TQ).unflatten(-1, (self.num_heads, -1))
-        q_THX = rotate(q_THX, rotation_TF)
-        latent_TX: Tensor = rotate(self.kv_a_proj_with_mqa(x_TD), rotation_TF)
-        content_TC, key_TR = latent_TX.split([self.latent_dim, self.rope_dim], -1)
-        latent_TX = torch.cat([self.kv_a_layernorm(content_TC), key_TR], -1)
+        q_latent_TQ, q_THX, latent_TX = self.project(x_TD, rotation_TF)
         # split, not slices: its backward joins the gradients once, not once per request
         flat = x_TD, q_latent_TQ, q_THX, latent_TX, rotation_TF
         per_request = zip(*(part.split(batch.lengths) for part in flat), strict=True)
@@ -214,6 +220,15 @@ class LatentAttention(nn.Module):
             outputs.append(self._attend(q_NHX, latent_SX, selected_NK))
         out: Tensor = self.o_proj(torch.cat(outputs).flatten(1))
         return out
+
+    def project(self, x_TD: Tensor, rotation_TF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query latents [T, Q], rotated queries [T, H, P + R], what is cached [T, C + R]."""
+        q_latent_TQ: Tensor = self.q_a_layernorm(self.q_a_proj(x_TD))
+        q_THX: Tensor = self.q_b_proj(q_latent_TQ).unflatten(-1, (self.num_heads, -1))
+        latent_TX: Tensor = rotate(self.kv_a_proj_with_mqa(x_TD), rotation_TF)
+        content_TC, key_TR = latent_TX.split([self.latent_dim, self.rope_dim], -1)
+        latent_TX = torch.cat([self.kv_a_layernorm(content_TC), key_TR], -1)
+        return q_latent_TQ, rotate(q_THX, rotation_TF), latent_TX
 
     def _attend(self, q_NHX: Tensor, latent_SX: Tensor, selected_NK: Tensor | None) -> Tensor:
         """One request's newest N queries over its S tokens: mixed values [N, H, V]."""

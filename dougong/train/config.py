@@ -21,9 +21,13 @@ ANTICIPATIONS = ("never", "spikes", "always")
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where training text comes from. `folder`: keeps the public packages."""
+    """Where training text comes from.
+
+    folder: keeps the public packages. full: reads Debian's packages, too (apt-get fetches them).
+    """
 
     folder: str = "~/.cache/dougong/data"
+    full: bool = False
     tokenizer: str = ""  # a folder with tokenizer.json; empty: train one on the phases' mixes
     micro_tokens: int = 2048  # computed at once; smaller ones stay in the processor's cache
     seed: int = 1

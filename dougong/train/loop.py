@@ -47,13 +47,14 @@ def advance(run: Run) -> None:
     except LossSpikeError as spike:
         roll_back(run, spike)
         return
+    saves = run.step % output.save_every == 0 or run.done
     if run.group.leads:
         show = run.step % output.log_every == 0 or run.done
         run.progress.record(line, num_tokens, seconds, show=show)
-    if run.step % output.save_every == 0 or run.done:
+    if saves:
         run.save()
-        if run.group.leads:
-            draw_curve(run.folder)
+    if saves and run.group.leads:
+        draw_curve(run.folder)
 
 
 def roll_back(run: Run, spike: LossSpikeError) -> None:

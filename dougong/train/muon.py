@@ -40,5 +40,10 @@ def muon_update(grad_BNM: Tensor, momentum_BNM: Tensor) -> Tensor:
     """
     momentum_BNM.mul_(MOMENTUM).add_(grad_BNM)
     direction = orthogonalize(momentum_BNM * MOMENTUM + grad_BNM)
-    scale: float = max(direction.shape[1:]) ** 0.5 * UPDATE_RMS
-    return direction * scale
+    return direction * update_scale(direction)
+
+
+def update_scale(matrix_BNM: Tensor) -> float:
+    """What brings orthogonalized matrices of this shape to UPDATE_RMS."""
+    scale: float = max(matrix_BNM.shape[1:]) ** 0.5 * UPDATE_RMS
+    return scale

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dougong.train.muon import muon_update
+from dougong.kernels.training.muon import muon_step
+from dougong.train.muon import COEFFICIENTS, MOMENTUM, muon_update, update_scale
 
 BETAS = (0.9, 0.95)
 EPS = 1e-20
@@ -43,6 +44,7 @@ class Optimizer:
 
     parameters: dict[str, nn.Parameter]
     o_groups: int
+    native: bool = False  # Muon by backend training's kernel, a matrix at a time
     state: dict[str, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -52,7 +54,10 @@ class Optimizer:
             if not uses_muon(name, parameter):
                 self._adamw(name, parameter, lr)
         for same_shape in self._matrices_by_shape().values():
-            self._muon(same_shape, lr)
+            if self.native:
+                self._native_muon(same_shape, lr)
+            else:
+                self._muon(same_shape, lr)
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -103,6 +108,16 @@ class Optimizer:
         ):
             momentum.copy_(new)
             view.mul_(1 - lr * WEIGHT_DECAY).sub_(update, alpha=lr)
+
+    def _native_muon(self, group: list[tuple[str, nn.Parameter]], lr: float) -> None:
+        for name, parameter in group:
+            assert parameter.grad is not None
+            weight, grad, momentum = (
+                independent_matrices(name, x, self.o_groups)
+                for x in (parameter, parameter.grad, self._buffer(name, "momentum", parameter))
+            )
+            kept, step = 1 - lr * WEIGHT_DECAY, lr * update_scale(weight)
+            muon_step(weight, grad, momentum, COEFFICIENTS, decay=MOMENTUM, kept=kept, step=step)
 
 
 def clip_gradients(parameters: dict[str, nn.Parameter], limit: float) -> float:

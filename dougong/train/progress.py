@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from dougong.errors import TrainingError
 
 LOG_FILE, CURVE_FILE = "log.jsonl", "curve.png"
 SMOOTHING = 0.98
@@ -16,6 +20,18 @@ def clock(seconds: float) -> str:
     """`1:02:03`."""
     minutes, rest = divmod(max(int(seconds), 0), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A full disk, or one that may not be written, in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: cannot be written ({error.strerror}); checkpoints are intact: make room and "
+            "start the same command again"
+        ) from error
 
 
 class Progress:
@@ -29,7 +45,8 @@ class Progress:
         """Keeps the log's lines of the first `step` steps."""
         if self.path.exists():
             kept = [line for line in read_log(self.path) if line["step"] < step]
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            with _writing(self.path):
+                self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
     def losses(self, phase: int) -> list[float]:
         """The logged losses of a phase."""
@@ -39,7 +56,7 @@ class Progress:
     def record(self, line: dict[str, Any], num_tokens: int, seconds: float, *, show: bool) -> None:
         """Appends one step's figures; shows loss, speed and time left."""
         self.recent.append((num_tokens, seconds))
-        with self.path.open("a", encoding="utf-8") as handle:
+        with _writing(self.path), self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
         if self.quiet or not show:
             return
@@ -87,6 +104,7 @@ def draw_curve(folder: Path) -> Path:
     axes.legend()
     figure.tight_layout()
     path = folder / CURVE_FILE
-    figure.savefig(path, dpi=120)
+    with _writing(path):
+        figure.savefig(path, dpi=120)
     pyplot.close(figure)
     return path

@@ -158,7 +158,9 @@ def open_run(config: RunConfig, *, quiet: bool = False) -> Run:
         folder,
         steps,
         model,
-        Optimizer(dict(model.named_parameters()), model_config.o_groups),
+        Optimizer(
+            dict(model.named_parameters()), model_config.o_groups, native=backend == "training"
+        ),
         Average(model, config.schedule.average),
         tokenizer_folder,
         mixtures,
@@ -192,7 +194,9 @@ def training_device(name: str) -> torch.device:
 def _open_data(config: RunConfig, folder: Path, vocab_size: int) -> tuple[list[Mixture], Path]:
     """Each phase's stream (equal phases share one), and the tokenizer's folder."""
     data = config.data
-    corpus = load_corpus(Path(data.folder).expanduser(), needed_sources(config.families))
+    corpus = load_corpus(
+        Path(data.folder).expanduser(), needed_sources(config.families, full=data.full)
+    )
     tokenizer, tokenizer_folder = run_tokenizer(
         folder, data.tokenizer, vocab_size, corpus, config.families, data.seed
     )

@@ -2,10 +2,13 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import torch
 
 from dougong.errors import TrainingError
 from dougong.train.checkpoint import latest_checkpoint, load_checkpoint
-from dougong.train.loop import train_step
+from dougong.train.loop import advance, train_step
 from dougong.train.progress import CURVE_FILE, LOG_FILE, read_log
 from dougong.train.run import open_run
 from tests.support import training
@@ -141,21 +144,53 @@ def test_loss_that_is_not_finite_stops_the_run(inputs: Path, tmp_path: Path) -> 
     run.model.head.weight.data[0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"step 0: the loss is nan; the last checkpoint"):
         train_step(run)
+    assert not run.optimizer.state, "no step was taken"
 
 
-def test_full_disk_keeps_the_older_checkpoint(
+def test_gradient_that_is_not_finite_stops_the_run(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A finite loss may have an infinite gradient; the weights must not see it."""
     run = open_run(training.run_config(inputs, tmp_path, steps=2), quiet=True)
-    train_step(run)
-    run.save()
-    older = latest_checkpoint(tmp_path)
+    run.model.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = run.model.norm.weight.detach().clone()
+    with pytest.raises(TrainingError, match=r"step 0: the gradient's norm is (nan|inf); the last"):
+        train_step(run)
+    assert torch.equal(run.model.norm.weight, before)
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
 
-    train_step(run)
-    monkeypatch.setattr("dougong.train.checkpoint.save_file", full)
-    with pytest.raises(TrainingError, match="No space left on device"):
-        run.save()
-    assert latest_checkpoint(tmp_path) == older
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """The kernel refuses to make a file of this process longer than that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [(100_000, "the checkpoint could not be written .*File too large"), (300, "log.jsonl: cannot")],
+)
+def test_full_disk_stops_the_run_and_keeps_the_older_checkpoint(
+    inputs: Path, unbroken: Path, tmp_path: Path, limit: int, message: str
+) -> None:
+    """A checkpoint has 2 MB, a line of the log about 300 bytes. With room again, it goes on."""
+    config = training.run_config(inputs, tmp_path, steps=STEPS)
+    run = open_run(config, quiet=True)
+    while run.step < 3:
+        advance(run)
+    older = (latest_checkpoint(tmp_path) / "state.safetensors").read_bytes()
+
+    def go_on() -> None:
+        while not run.done:
+            advance(run)
+
+    with files_of_at_most(limit), pytest.raises(TrainingError, match=message):
+        go_on()
+    assert (latest_checkpoint(tmp_path) / "state.safetensors").read_bytes() == older
+    assert not list(tmp_path.glob(".partial*"))
+    training.trained(config)
+    assert figures(tmp_path) == figures(unbroken)

@@ -25,7 +25,7 @@ from dougong.kernels.cpu.streams import FP4_INDEX, FP8_CACHE, norm_rope
 from dougong.kernels.rounding import LINEAR_GROUP, round_cache_entry, round_e4m3
 from dougong.kernels.stored import StoredMatrix
 
-some = settings(max_examples=40)
+some = settings(max_examples=20)
 few = settings(max_examples=10)
 
 

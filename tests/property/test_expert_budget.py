@@ -222,7 +222,7 @@ def test_budgets_that_cannot_work_are_refused_in_a_sentence(folder: Path, tmp_pa
     whole = load(folder)
     with pytest.raises(InputError, match="the weights besides routed experts take"):
         load_model(folder, backend="cpu", memory_bytes=1000)
-    with pytest.raises(InputError, match="and the 2 that one token uses in a layer need"):
+    with pytest.raises(InputError, match="the 2 that one token uses in a layer need"):
         load_model(folder, backend="cpu", memory_bytes=fixed_bytes(whole) + 5000)
     with pytest.raises(InputError, match="reference widens them; choose cpu"):
         load_model(folder, memory_bytes=2**40)

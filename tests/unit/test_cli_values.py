@@ -6,6 +6,7 @@ import click
 import pytest
 
 from dougong.cli.values import (
+    BYTES,
     TOKENS,
     Pairs,
     TokenCounts,
@@ -29,6 +30,20 @@ def test_tokens_may_be_counted_in_k_and_m(text: str, count: int) -> None:
 def test_what_is_no_number_of_tokens_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match="token"):
         TOKENS.convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("8GiB", 2**33), ("8GB", 8 * 10**9), ("1.5 MiB", 3 * 2**19), ("7b", 7), ("2kB", 2000)],
+)
+def test_sizes_have_decimal_and_binary_units(text: str, count: int) -> None:
+    assert BYTES.convert(text, None, None) == count
+
+
+@pytest.mark.parametrize("text", ["", "8", "GiB", "8G", "8 iB", "-1GB", "0GB", "0.1B", "8XB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"size|byte"):
+        BYTES.convert(text, None, None)
 
 
 def test_several_numbers_of_tokens_stand_between_commas() -> None:

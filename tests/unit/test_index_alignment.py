@@ -7,17 +7,10 @@ import pytest
 import torch
 
 from dougong.config import load_config
+from dougong.kernels.alignment import divergence, entry_probabilities, hidden_entries
 from dougong.model.initialize import initialize
 from dougong.model.transformer import Transformer
-from dougong.train.index_alignment import (
-    SHORTEST,
-    _attention_to_entries,
-    _hidden_entries,
-    _main_side,
-    alignment_loss,
-    divergence,
-    observed_attention,
-)
+from dougong.train.index_alignment import SHORTEST, alignment_loss, observed_attention
 from tests.support import training
 
 
@@ -62,13 +55,14 @@ def test_target_is_the_probability_the_layer_uses(model: Transformer) -> None:
     with observed_attention(model, active=True) as seen, torch.no_grad():
         model(draw(num_tokens), [num_tokens])
     layer = seen[0].layer
-    _, q_THC, kv_TC, tokens_TX = _main_side(seen[0])
-    assert layer.compressor is not None
-    hidden_NM = _hidden_entries(layer, torch.zeros(num_tokens, num_tokens // layer.ratio))
-    target_NM = _attention_to_entries(layer, q_THC, kv_TC, tokens_TX, hidden_NM)
-    entries_MC = layer.compressor.entries(tokens_TX, 0, None, layer.freqs_P)
-    query, position = num_tokens - 1, num_tokens - 1
+    q_THC, kv_TC, entries_MC = seen[0].q_THC, seen[0].kv_TC, seen[0].entries_MC
+    assert entries_MC is not None
+    hidden_NM = hidden_entries(
+        torch.zeros(num_tokens, num_tokens // layer.ratio), layer.ratio, None
+    )
     window = layer.config.sliding_window
+    target_NM = entry_probabilities(q_THC, kv_TC, entries_MC, layer.attn_sink, hidden_NM, window)
+    query, position = num_tokens - 1, num_tokens - 1
     keys = torch.cat([kv_TC[position - window + 1 : position + 1], entries_MC])
     for_heads = torch.zeros(entries_MC.shape[0])
     for head in range(q_THC.shape[1]):

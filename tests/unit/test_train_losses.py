@@ -1,5 +1,6 @@
 """Packing keeps samples apart; balance and schedules do what the report says."""
 
+import json
 import random
 from pathlib import Path
 
@@ -18,9 +19,22 @@ from tests.support import training
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
     folder: Path = tmp_path_factory.mktemp("losses")
-    (folder / "config.json").write_text(training.json.dumps(training.MODEL))
+    (folder / "config.json").write_text(json.dumps(training.MODEL))
     config = load_config(folder / "config.json")
     return initialize(Transformer(config, dtype=torch.float64), seed=3)
+
+
+@pytest.fixture(scope="module")
+def model_as_trained(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    """In float32 by backend training; its indexers cut, and what is served is rounded."""
+    folder: Path = tmp_path_factory.mktemp("packing")
+    values = training.MODEL | {"index_topk": 16, "num_hidden_layers": 3}
+    values["compress_ratios"] = [4, 128, 0, 0]
+    (folder / "config.json").write_text(json.dumps(values))
+    config = load_config(folder / "config.json")
+    model = initialize(Transformer(config, backend="training"), seed=3)
+    model.build.rounded = model.build.rounded_inputs = True
+    return model
 
 
 def drawn(seed: int, length: int, low: int = 0, high: int = training.VOCAB_SIZE) -> Encoded:
@@ -67,6 +81,46 @@ def test_another_neighbour_gives_the_same_loss(model: Transformer) -> None:
         losses.append(loss_of(model, pack([other, counted])).item())
     # float64; expert batches of other sizes may add in another order
     assert losses[0] == pytest.approx(losses[1], rel=1e-13)
+
+
+def token_losses(model: Transformer, batch: PackedBatch) -> list[torch.Tensor]:
+    """Cross entropies of every token, sample by sample; the MTP block's beside the main one's."""
+    with torch.no_grad():
+        streams_TSD = model(batch.ids_T, batch.lengths)
+        further_TSD = model.mtp_streams(streams_TSD, batch.target_T, batch.lengths)
+        both = (
+            torch.nn.functional.cross_entropy(logits, target, reduction="none")
+            for logits, target in (
+                (model.logits(streams_TSD), batch.target_T),
+                (model.mtp_logits(further_TSD), batch.second_T),
+            )
+        )
+        return list(torch.stack(tuple(both), -1).split(batch.lengths))
+
+
+@pytest.mark.parametrize("changed", [0, 1, 2])
+def test_what_one_sample_says_changes_no_bit_of_the_others(
+    model_as_trained: Transformer, changed: int
+) -> None:
+    """Three samples whose tails end inside blocks of 4 and of 128: ==, whatever one of them says.
+
+    Compressed entries that crossed a border, or a window that reached over it, would show.
+    """
+    lengths = (131, 257, 150)
+    samples = [drawn(seed, length) for seed, length in enumerate(lengths)]
+    before = token_losses(model_as_trained, pack(samples))
+    samples[changed] = drawn(99, lengths[changed])
+    after = token_losses(model_as_trained, pack(samples))
+    for i, (one, other) in enumerate(zip(before, after, strict=True)):
+        assert torch.equal(one, other) == (i != changed)
+
+
+def test_a_sample_alone_has_the_losses_it_has_in_company(model_as_trained: Transformer) -> None:
+    samples = [drawn(seed, length) for seed, length in enumerate((131, 257, 150))]
+    together = token_losses(model_as_trained, pack(samples))
+    for sample, losses in zip(samples, together, strict=True):
+        alone = token_losses(model_as_trained, pack([sample]))[0]
+        assert torch.equal(alone, losses)
 
 
 def test_balance_loss_is_one_when_even_and_grows_with_skew() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dougong.errors import BackendError
 
-ABI = 3
+ABI = 6
 FILE = "libdougong_native.dylib" if platform.system() == "Darwin" else "libdougong_native.so"
 PATHS = ("avx512", "avx2", "portable")
 
@@ -141,13 +141,22 @@ CALLS: dict[str, type[ctypes.Structure]] = {
 }
 
 
-def _find() -> Path | None:
-    """The built library: where DOUGONG_NATIVE_FOLDER says, or beside the sources or the install."""
+def library_file() -> Path:
+    """The built library: where DOUGONG_NATIVE_FOLDER says, or beside the sources or the install.
+
+    Raises BackendError if it was not built.
+    """
     if chosen := os.environ.get("DOUGONG_NATIVE_FOLDER"):
         return Path(chosen) / FILE
     folders = [Path(__file__).parents[1] / "native"]
     folders += [Path(entry) / "dougong/kernels/native" for entry in sys.path if entry]
-    return next((folder / FILE for folder in folders if (folder / FILE).is_file()), None)
+    for folder in folders:
+        if (folder / FILE).is_file():
+            return folder / FILE
+    raise BackendError(
+        "backend cpu: its native library is not built; run `pip install -e .` (it needs a C++ "
+        "compiler), or choose --backend reference."
+    )
 
 
 def is_built() -> bool:
@@ -165,12 +174,7 @@ def library() -> ctypes.CDLL:
 
     Raises BackendError if it was not built, or for another version of these sources.
     """
-    path = _find()
-    if path is None:
-        raise BackendError(
-            "backend cpu: its native library is not built; run `pip install -e .` (it needs a C++ "
-            "compiler), or choose --backend reference."
-        )
+    path = library_file()
     try:
         native = ctypes.CDLL(str(path))
     except OSError as problem:

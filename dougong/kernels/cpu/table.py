@@ -10,6 +10,7 @@ from dougong.kernels import compressor
 from dougong.kernels.attention import packed_attention
 from dougong.kernels.cpu import attention, products, streams
 from dougong.kernels.linear import cross_entropy
+from dougong.kernels.training.attention import index_alignment
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "linear": products.linear,
@@ -28,6 +29,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "finish_entry": streams.finish_entry,
     "packed_pool": partial(compressor.packed_pool, pool=streams.pool),
     "index_select": attention.index_select,
+    "index_alignment": index_alignment,
     "attention": attention.attention,
     "packed_attention": partial(packed_attention, attend=attention.attention),
     "grouped_projection": products.grouped_projection,

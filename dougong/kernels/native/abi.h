@@ -6,7 +6,7 @@
 #pragma once
 #include <stdint.h>
 
-#define DG_ABI 3
+#define DG_ABI 6
 #define DG_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus

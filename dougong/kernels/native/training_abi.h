@@ -82,6 +82,26 @@ typedef struct {
     int64_t rows, size, vocabulary;
 } dg_entropy_args;
 
+// The indexer's loss over samples of at least `shortest` tokens, and its gradients (zero at first).
+// attention: q, kv, entries, sink, lengths and log_sum (for scratch) of the layer. index_q [T, J, D],
+// weight [T, J], keys [M, D]. top_k 0: every visible entry counts.
+typedef struct {
+    const dg_pack_attention_args* attention;
+    const float *index_q, *weight, *keys;
+    float *loss, *d_index_q, *d_weight, *d_keys;
+    int64_t index_heads, index_size, top_k, shortest;
+} dg_alignment_args;
+
+// Muon on `batch` matrices [rows, columns]: momentum = decay * momentum + gradient, the Nesterov
+// direction orthogonalized by `rounds` of a x + b (x x^T) x + c (x x^T)^2 x (coefficients [rounds, 3]),
+// then parameter = kept * parameter - step * result.
+typedef struct {
+    float *parameter, *momentum;
+    const float *gradient, *coefficients;
+    int64_t batch, rows, columns, rounds;
+    float decay, kept, step;
+} dg_muon_args;
+
 // Every training kernel with its arguments.
 #define DG_TRAINING(call)                                                                    \
     call(matmul, dg_gemm_args) call(mix_forward, dg_mix_args)                                \
@@ -90,4 +110,5 @@ typedef struct {
     call(pool_forward, dg_pack_pool_args) call(pool_backward, dg_pack_pool_args)             \
     call(moe_forward, dg_moe_args) call(moe_backward, dg_moe_args)                           \
     call(attend_forward, dg_pack_attention_args)                                             \
-    call(attend_backward, dg_pack_attention_args) call(entropy, dg_entropy_args)
+    call(attend_backward, dg_pack_attention_args) call(entropy, dg_entropy_args)         \
+    call(muon, dg_muon_args) call(alignment, dg_alignment_args)

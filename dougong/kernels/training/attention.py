@@ -6,6 +6,7 @@ K selected entries.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from dougong.kernels.training.library import PackAttention, address, apply, checked, run
+from dougong.kernels.training.library import Alignment, PackAttention, address, apply, checked, run
 
 
 class _Attention(Function):
@@ -101,3 +102,70 @@ def _flat_selection(
         else:
             rows[:, : chosen.shape[1]] = chosen
     return flat_TK
+
+
+class _Alignment(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, index_q: Tensor, weight: Tensor, keys: Tensor, attention: tuple[Any, ...],
+        top_k: int, shortest: int,
+    ) -> Tensor:  # fmt: skip
+        q, kv, entries, sink, lengths, window, ratio = attention
+        log_sum = q.new_empty(q.shape[:2])
+        values = q, kv, entries, sink, None, None, lengths, None, log_sum
+        shape = lengths.shape[0], q.shape[1], q.shape[2], 0, 0, window, ratio
+        main = PackAttention(*map(address, values), *[None] * 5, *shape)
+        loss = q.new_empty(())
+        grads = [torch.zeros_like(value) for value in (index_q, weight, keys)]
+        pointers = map(address, (index_q, weight, keys, loss, *grads))
+        arguments = Alignment(
+            ctypes.pointer(main), *pointers, index_q.shape[1], index_q.shape[2], top_k, shortest
+        )
+        run("dg_alignment", arguments)
+        ctx.save_for_backward(*grads)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_loss: Tensor) -> Any:
+        return *(grad * d_loss for grad in ctx.saved_tensors), None, None, None
+
+
+def index_alignment(
+    q_THC: Tensor,
+    kv_TC: Tensor,
+    entries_MC: Tensor,
+    sink_H: Tensor,
+    index_q_TJD: Tensor,
+    weight_TJ: Tensor,
+    keys_MD: Tensor,
+    *,
+    lengths: Sequence[int],
+    window: int,
+    ratio: int,
+    top_k: int | None,
+    shortest: int,
+) -> Tensor:
+    """Mean divergence of the index scores from the attention over samples of `shortest` or more."""
+    tokens, heads, size = q_THC.shape
+    num_entries = sum(length // ratio for length in lengths)
+    _, index_heads, index_size = index_q_TJD.shape
+    attention = (
+        checked(q_THC.detach(), "alignment: q", sum(lengths), heads, size),
+        checked(kv_TC.detach(), "alignment: kv", tokens, size),
+        checked(entries_MC.detach(), "alignment: entries", num_entries, size),
+        checked(sink_H.detach(), "alignment: sink", heads),
+        torch.tensor(lengths),
+        window,
+        ratio,
+    )
+    loss: Tensor = apply(
+        _Alignment,
+        checked(index_q_TJD, "alignment: index q", tokens, index_heads, index_size),
+        checked(weight_TJ, "alignment: weight", tokens, index_heads),
+        checked(keys_MD, "alignment: keys", num_entries, index_size),
+        attention,
+        top_k or 0,
+        shortest,
+    )
+    return loss

@@ -72,10 +72,30 @@ class PackAttention(ctypes.Structure):
     )
 
 
+class Alignment(ctypes.Structure):
+    """Arguments of dg_alignment."""
+
+    _fields_ = (
+        ("attention", ctypes.POINTER(PackAttention)),
+        *struct_fields(
+            "index_q weight keys loss d_index_q d_weight d_keys",
+            "index_heads index_size top_k shortest",
+        ),
+    )
+
+
 class Entropy(ctypes.Structure):
     """Arguments of dg_entropy."""
 
     _fields_ = struct_fields("x head weight target loss d_x d_head", "rows size vocabulary")
+
+
+class Muon(ctypes.Structure):
+    """Arguments of dg_muon."""
+
+    _fields_ = struct_fields(
+        "parameter momentum gradient coefficients", "batch rows columns rounds", "decay kept step"
+    )
 
 
 def run(name: str, arguments: ctypes.Structure) -> None:

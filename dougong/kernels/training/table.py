@@ -24,6 +24,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "norm_rope_kv": streams.norm_rope_kv,
     "finish_entry": streams.finish_entry,
     "packed_pool": streams.packed_pool,
+    "index_alignment": attention.index_alignment,
     "index_select": forward_only.index_select,
     "attention": forward_only.attention,
     "packed_attention": attention.packed_attention,

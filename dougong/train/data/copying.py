@@ -58,6 +58,15 @@ def say_again(rng: random.Random, *, held_out: bool = False) -> Task:
     return ask(form.format(word, CARDINALS[count]), " ".join([word] * count))
 
 
+def repeat_line(rng: random.Random, *, held_out: bool = False) -> Task:
+    """A row of words several times: many tokens that can only be known by looking back."""
+    words = distinct_words(rng, rng.choice((2, 3, 4, 6, 8)), held_out)
+    text, count = " ".join(words), rng.randint(2, 5)
+    form = rng.choice(("Write this {n} times: {t}", "Repeat this {n} times: {t}",
+                       "{t}\nWrite this line {n} times."))  # fmt: skip
+    return ask(form.format(n=CARDINALS[count], t=text), "\n".join([text] * count))
+
+
 def reverse(rng: random.Random, *, held_out: bool = False) -> Task:
     """A list from its end to its beginning."""
     words = distinct_words(rng, rng.randint(2, 7), held_out)
@@ -136,8 +145,9 @@ def membership(rng: random.Random, *, held_out: bool = False) -> Task:
 COPYING = Family(
     "copying",
     {
-        "copy a text": (copy, 36),
-        "say a word n times": (say_again, 8),
+        "copy a text": (copy, 30),
+        "copy a text n times": (repeat_line, 24),
+        "say a word n times": (say_again, 6),
         "a list backwards": (reverse, 12),
         "sort a list": (sort_list, 8),
         "n-th, after, before": (positions, 20),

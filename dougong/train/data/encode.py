@@ -6,6 +6,7 @@ answer, its reasoning and the end-of-sentence token. In running text every token
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +24,9 @@ class Encoder(Protocol):
 
     def special_id(self, text: str) -> int:
         """The id of a special string."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
 
 
 @dataclass(frozen=True)

