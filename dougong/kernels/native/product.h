@@ -13,8 +13,6 @@ namespace DG_PATH {
 constexpr int64_t BLOCK_BYTES = 4096;        // of a row of x before sums are saved: a tile stays in L1
 constexpr int64_t PANEL_BYTES = 512 * 1024;  // of decoded w, which stays in L2
 constexpr int MAX_PANEL = 64;                // rows of w
-constexpr int64_t FEW = 36;                  // rows of x for which a bf16 panel is not worth a copy,
-constexpr int64_t FEW_BYTES = 256 * 1024;    // and its bytes, the next panel beside it in L2
 
 // Memory that comes nearer meanwhile: `stride` bytes a step.
 struct Ahead {
@@ -32,9 +30,9 @@ struct Next {
     Ahead x;  // the next block of x
 };
 
-// acc += x's step r of R . w's step c of NR, for all of both; w's rows are `ldw` apart.
-template <int R> DG_INLINE void step(const bf16* x, const bf16* w, int64_t ldw, V (*a)[NR]) {
-    const I w0 = pairs(w), w1 = pairs(w + ldw), w2 = pairs(w + 2 * ldw), w3 = pairs(w + 3 * ldw);
+// acc += x's step r of R . w's step c of NR, for all of both.
+template <int R> DG_INLINE void step(const bf16* x, const bf16* w, V (*a)[NR]) {
+    const I w0 = pairs(w), w1 = pairs(w + 32), w2 = pairs(w + 64), w3 = pairs(w + 96);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
         const I v = pairs(x + r * 32);
@@ -54,13 +52,13 @@ template <int R> DG_INLINE void half_step(const float* x, V w0, V w1, V w2, V w3
         a[r][3] = fma(v, w3, a[r][3]);
     }
 }
-template <int R> DG_INLINE void step(const float* x, const bf16* w, int64_t ldw, V (*a)[NR]) {
-    const bf16 *w1 = w + ldw, *w2 = w1 + ldw, *w3 = w2 + ldw;
+template <int R> DG_INLINE void step(const float* x, const bf16* w, V (*a)[NR]) {
+    const bf16 *w1 = w + 32, *w2 = w + 64, *w3 = w + 96;
     half_step<R>(x, odd(pairs(w)), odd(pairs(w1)), odd(pairs(w2)), odd(pairs(w3)), a);
     x += R * LANES;
     half_step<R>(x, even(pairs(w)), even(pairs(w1)), even(pairs(w2)), even(pairs(w3)), a);
 }
-template <int R> DG_INLINE void step(const float* x, const float* w, int64_t, V (*a)[NR]) {
+template <int R> DG_INLINE void step(const float* x, const float* w, V (*a)[NR]) {
     half_step<R>(x, load(w), load(w + 16), load(w + 32), load(w + 48), a);
     half_step<R>(x + R * LANES, load(w + 64), load(w + 80), load(w + 96), load(w + 112), a);
 }
@@ -68,7 +66,6 @@ template <int R> DG_INLINE void step(const float* x, const float* w, int64_t, V 
 // One block of columns of a tile: R rows of x, NR of w. `acc` keeps the sums between blocks.
 struct Block {
     int64_t steps;
-    int64_t row, step;   // elements from row to row and from step to step of w
     const float* scale;  // of each row of w, or null
     bool first;
     float* sums;  // [R, MAX_PANEL]: where the lanes' totals go after the last block, else null
@@ -84,9 +81,9 @@ inline void tile(const T* x, const W* w, const Block& block, V* acc, Next& next)
     for (int64_t s = 0; s < block.steps; s++) {
         next.w.step();
         next.x.step();
-        step<R>(x, w, block.row, a);
+        step<R>(x, w, a);
         x += R * 32;
-        w += block.step;
+        w += NR * 32;
     }
     if (block.scale)
 #pragma GCC unroll 8
@@ -141,20 +138,18 @@ inline void put_sums(const dg_matrix& w, const float* sums, int64_t count, const
     }
 }
 
-// Rows n .. n + count - 1 of w: decoded, NR side by side, step by step; or where they are.
+// Rows n .. n + count - 1 of w: decoded, NR side by side, step by step.
 template <class W> struct Panel {
     const W* data;
-    int64_t n, count, depth, row, step;
-    DG_METHOD const W* at(int64_t c, int64_t s) const { return data + c * depth + s * step; }
+    int64_t n, count, depth;
+    DG_METHOD const W* at(int64_t c, int64_t step) const { return data + c * depth + step * 32 * NR; }
 };
-template <class W>
-inline Panel<W> open_panel(const dg_matrix& w, int64_t n, int64_t count, bool in_place) {
+template <class W> inline Panel<W> open_panel(const dg_matrix& w, int64_t n, int64_t count) {
     const int64_t depth = padded(w.columns);
-    if (in_place && count % NR == 0) return {(const W*)row_of(w, n).data, n, count, depth, depth, 32};
     W* panel = scratch<W, 0>((count + NR - 1) / NR * NR * depth);
     for (int64_t c = 0; c < count; c += NR)
         decode_rows(w, n + c, std::min<int64_t>(NR, count - c), panel + c * depth);
-    return {panel, n, count, depth, 32, 32 * NR};
+    return {panel, n, count, depth};
 }
 
 // A tile of x with the whole panel.
@@ -174,7 +169,7 @@ inline void tile_panel(const dg_matrix& w, const Panel<W>& panel, const T* x, in
         for (int64_t c = 0; c < panel.count; c += NR) {
             for (int64_t i = 0; scaled && i < NR; i++)
                 scale[i] = scale_at(w, std::min(panel.n + c + i, w.rows - 1), s * 32);
-            const Block block{now, panel.row, panel.step, scaled ? scale : nullptr, s == 0,
+            const Block block{now, scaled ? scale : nullptr, s == 0,
                               s + now == steps ? sums + c : nullptr};
             tile_rows(rows, at, panel.at(c, s), block, acc + c * MR, next);
         }
@@ -185,11 +180,10 @@ inline void tile_panel(const dg_matrix& w, const Panel<W>& panel, const T* x, in
 // Columns low .. high - 1 of y for all rows; w decoded as W.
 template <class W, class T>
 void product_panels(const dg_matrix& w, const Rows<T>& x, const Output& y, int64_t low, int64_t high) {
-    const bool in_place = x.count <= FEW && w.format == DG_BF16 && w.columns == x.width;
-    const int64_t fits = (in_place ? FEW_BYTES : PANEL_BYTES) / (x.width * (int64_t)sizeof(W)) / 16 * 16;
+    const int64_t fits = PANEL_BYTES / (x.width * (int64_t)sizeof(W)) / 16 * 16;
     const int64_t size = std::clamp<int64_t>(fits, 16, MAX_PANEL), tiles = (x.count + MR - 1) / MR;
     for (int64_t n = low; n < high; n += size) {
-        const Panel<W> panel = open_panel<W>(w, n, std::min(size, high - n), in_place);
+        const Panel<W> panel = open_panel<W>(w, n, std::min(size, high - n));
         const int64_t end = n + panel.count, more = std::min(size, high - end) * row_bytes(w);
         const int64_t work = tiles * ((panel.count + NR - 1) / NR) * (x.width / 32);
         Next next{};
