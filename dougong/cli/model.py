@@ -10,6 +10,7 @@ MEMBERS = {
     "inspect": ("dougong.cli.model_inspect", "Layers, parameters, bytes, KV cache and FLOPs."),
     "convert": ("dougong.cli.model_convert", "Write a checkpoint in another layout or format."),
     "quantize": ("dougong.cli.model_quantize", "Other number formats, with what they cost."),
+    "fetch": ("dougong.cli.model_fetch", "A checkpoint from the hub, if it fits this machine."),
     "make": ("dougong.cli.model_make", "Random weights in a release's shapes and formats."),
 }
 

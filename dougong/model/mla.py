@@ -269,13 +269,13 @@ def _mix(q_HNX: Tensor, keys: Tensor, values: Tensor, selected_NK: Tensor | None
     for low in range(0, num_queries, QUERY_BLOCK):
         q = q_HNX[:, low : low + QUERY_BLOCK]
         first = num_tokens - num_queries + low
+        end = first + q.shape[1]  # later tokens are hidden from all of these queries
         if selected_NK is None:
-            hidden_NS = positions_S > positions_S[first : first + q.shape[1], None]
+            hidden_NS = positions_S[:end] > positions_S[first:end, None]
         else:
-            chosen = selected_NK[low : low + QUERY_BLOCK]
-            hidden_NS = _not_chosen(chosen, num_tokens)
-        scores_HNS = (q @ keys.mT).masked_fill(hidden_NS, float("-inf"))
-        outputs.append(torch.softmax(scores_HNS, -1) @ values)
+            hidden_NS = _not_chosen(selected_NK[low : low + QUERY_BLOCK], end)
+        scores_HNS = (q @ keys[..., :end, :].mT).masked_fill(hidden_NS, float("-inf"))
+        outputs.append(torch.softmax(scores_HNS, -1) @ values[..., :end, :])
     return torch.cat(outputs, 1)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,8 @@ class Source:
     archive: str = ""  # empty: Debian's, named after the version that there is
     archive_sha256: str = ""
     notice: str = ""  # pattern of the members with the licence's own words
+    notice_part: str = ""  # pattern of the part of them that counts; empty: all
+    notice_text: str = ""  # those words where the package does not carry them
     held_out: str = ""  # pattern of the documents that are never trained on
     weight: float = 1.0  # of its characters against those of other sources of the same use
 
@@ -126,12 +129,14 @@ def _check_text(source: Source, path: Path, content: bytes) -> None:
     warnings.warn(f"{told}. A point release moved it; training goes on with it", stacklevel=3)
 
 
-def notices(source: Source, folder: Path) -> str:
-    """The words of the licence as the package itself carries them; empty where it carries none."""
+def notice_of(source: Source, folder: Path) -> str:
+    """The licence's own words, as the package carries them."""
     if not source.notice:
-        return ""
+        return source.notice_text.strip()
     found = read_archive(fetch(source, folder), source.notice)
-    return "\n\n".join(text.decode("utf-8", "replace").strip() for text in found.values())
+    text = "\n\n".join(part.decode("utf-8", "replace").strip() for part in found.values())
+    part = re.search(source.notice_part, text) if source.notice_part else None
+    return (part[0] if part else text).replace("\r", "").strip()
 
 
 def _archive(source: Source, folder: Path) -> Path | None:

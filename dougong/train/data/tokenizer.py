@@ -14,7 +14,7 @@ from dougong.train.data.mixture import families_of
 from dougong.train.data.task import Sample, Text
 
 PASSAGE_TOKENS = 512  # of running text
-NUM_CHARACTERS = 12_000_000  # more changes hardly a merge at these sizes
+CHARACTERS_PER_ID = 4000  # read for each id of the vocabulary; more changes hardly a merge
 
 
 def text_of(sample: Sample) -> str:
@@ -28,7 +28,7 @@ def training_texts(
     corpus: Corpus,
     shares: Mapping[str, float],
     seed: int,
-    characters: int = NUM_CHARACTERS,
+    characters: int,
 ) -> Iterator[str]:
     """The texts that merges are counted on: each family by its share of about `characters`."""
     families = families_of(corpus, PASSAGE_TOKENS)
@@ -55,5 +55,6 @@ def run_tokenizer(
     """
     own = Path(given).expanduser() if given else folder / "tokenizer"
     if not given and not (own / "tokenizer.json").is_file():
-        save_tokenizer(train_bpe(training_texts(corpus, shares, seed), vocab_size), own)
+        texts = training_texts(corpus, shares, seed, CHARACTERS_PER_ID * vocab_size)
+        save_tokenizer(train_bpe(texts, vocab_size), own)
     return load_tokenizer(own), own

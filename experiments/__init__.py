@@ -1,0 +1,1 @@
+"""Experiments: each answers one question by training models; run from the repository's root."""

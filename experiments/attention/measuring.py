@@ -1,0 +1,174 @@
+"""What a trained kind can do: loss and recall by position and distance, haystacks, cache, decode.
+
+Everything is computed from documents of seeds that training does not use, the same for every kind.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dougong.model.mla import LatentCache
+from dougong.model.state import LayerState, Log
+from dougong.model.transformer import Transformer
+from dougong.train.evaluation.reading import STEP_TOKENS
+from experiments.attention.stream import FILLER, Document, document, haystack
+
+LONGEST = 8192
+DOCUMENTS = 24  # of LONGEST tokens
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
+FACTS = (1, 4, 16)
+QUESTIONS = 48  # at each length, for each number of facts
+CONTEXTS = (1024, 8192, 32768)  # at which decoding is timed
+DECODE_STEPS = 40
+CACHE_BYTES = 2  # of a cached value: BF16, as the release keeps it
+
+
+@torch.inference_mode()
+def predicted(model: Transformer, ids: list[int]) -> tuple[Tensor, Tensor]:
+    """Loss [N - 1] of every id but the first, and whether it was the likeliest."""
+    state, ids_N = model.new_state(), torch.tensor(ids)
+    losses, hits = [], []
+    for low in range(0, len(ids), STEP_TOKENS):
+        part = ids_N[low : low + STEP_TOKENS]
+        targets = ids_N[low + 1 : low + 1 + STEP_TOKENS]
+        logits = model.logits(model(part, [len(part)], [state]))[: len(targets)]
+        losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
+        hits.append(logits.argmax(-1) == targets)
+    return torch.cat(losses), torch.cat(hits)
+
+
+def by_position(model: Transformer) -> dict[str, Any]:
+    """Losses by position and recall by distance, in octaves, on documents of LONGEST tokens.
+
+    Keys: position, distance (each a list of first, last, and figures: filler and recall in nats,
+    right: the share of known values that were the likeliest, and count, of those).
+    """
+    position: defaultdict[int, list[tuple[str, float, float]]] = defaultdict(list)
+    distance: defaultdict[int, list[tuple[str, float, float]]] = defaultdict(list)
+    for i in range(DOCUMENTS):
+        made = document(random.Random(f"attention/measured/{i}"), LONGEST)
+        losses, hits = predicted(model, made.ids)
+        for at in range(1, len(made.ids)):
+            loss, hit = losses[at - 1].item(), hits[at - 1].item()
+            if at in made.lags:
+                position[at.bit_length()].append(("recall", loss, hit))
+                distance[made.lags[at].bit_length()].append(("recall", loss, hit))
+            elif made.ids[at] in FILLER:
+                position[at.bit_length()].append(("filler", loss, hit))
+    return {"position": _octaves(position), "distance": _octaves(distance)}
+
+
+def _octaves(found: dict[int, list[tuple[str, float, float]]]) -> list[dict[str, Any]]:
+    rows = []
+    for bits in sorted(found):
+        row: dict[str, Any] = {"first": 1 << (bits - 1), "last": (1 << bits) - 1}
+        for what in ("filler", "recall"):
+            losses = [loss for sort, loss, _ in found[bits] if sort == what]
+            row[what] = sum(losses) / len(losses) if losses else None
+        hits = [hit for sort, _, hit in found[bits] if sort == "recall"]
+        row |= {"right": sum(hits) / len(hits) if hits else None, "count": len(hits)}
+        rows.append(row)
+    return rows
+
+
+def haystacks(model: Transformer) -> list[dict[str, Any]]:
+    """Share of right answers by number of facts in the text and its length."""
+    cells = []
+    for facts in FACTS:
+        for length in LENGTHS:
+            made = [
+                haystack(random.Random(f"attention/haystack/{facts}/{length}/{i}"), length, facts)
+                for i in range(max(QUESTIONS // facts, 1))
+            ]
+            right, asked = _right(model, made)
+            cells.append({"facts": facts, "length": length, "right": right, "asked": asked})
+    return cells
+
+
+def _right(model: Transformer, made: Iterable[Document]) -> tuple[int, int]:
+    right = asked = 0
+    for one in made:
+        _, hits = predicted(model, one.ids)
+        answers = [bool(hits[at - 1]) for at in one.lags]
+        right, asked = right + sum(answers), asked + len(answers)
+    return right, asked
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A log of a request's memory: one row for `ratio` tokens; `last`: rows that must stay."""
+
+    log: Log
+    ratio: int = 1
+    last: int | None = None
+    value_bytes: int = CACHE_BYTES
+
+    @property
+    def width(self) -> int:
+        """Values in a row."""
+        return self.log.rows(self.log.end, self.log.end).shape[1]
+
+    def bytes_after(self, num_tokens: int) -> int:
+        """Bytes to be kept after this many tokens."""
+        rows = num_tokens // self.ratio
+        rows = rows if self.last is None else min(rows, self.last)
+        return rows * self.width * self.value_bytes
+
+
+def kept_by(layer: LayerState | LatentCache, window: int) -> Iterator[Kept]:
+    """The logs of one layer. Unfinished tokens of a compressor are float32."""
+    if isinstance(layer, LatentCache):
+        yield from map(Kept, layer.logs())
+        return
+    yield Kept(layer.window, last=window - 1)
+    for one in (layer.compressor, layer.indexer):
+        if one is not None:
+            overlap = 2 if one.ratio == 4 else 1
+            yield Kept(one.tokens, last=overlap * one.ratio, value_bytes=4)
+            yield Kept(one.entries, ratio=one.ratio)
+
+
+def cache_bytes_per_token(model: Transformer, num_tokens: int = LONGEST) -> float:
+    """Bytes that a request of this many tokens must keep, over their number; rows in BF16."""
+    window = model.config.sliding_window
+    kept = [one for layer in model.new_state().layers for one in kept_by(layer, window)]
+    return sum(one.bytes_after(num_tokens) for one in kept) / num_tokens
+
+
+@torch.inference_mode()
+def decode_ms(model: Transformer, context: int) -> float:
+    """Median time of one token behind `context` tokens, on the reference operators.
+
+    The caches are filled with noise: what is in them does not change the time.
+    """
+    state = model.new_state()
+    generator = torch.Generator().manual_seed(0)
+    for layer in state.layers:
+        for one in kept_by(layer, model.config.sliding_window):
+            rows = context // one.ratio
+            one.log.append(torch.randn(rows, one.width, generator=generator))
+    state.advance(context)
+    times = []
+    for _ in range(DECODE_STEPS):
+        began = time.perf_counter()
+        model.logits(model(torch.tensor([FILLER[0]]), [1], [state]))
+        times.append(time.perf_counter() - began)
+    return 1e3 * median(times)
+
+
+def measure(model: Transformer) -> dict[str, Any]:
+    """Everything but the decode time, which wants a machine of its own."""
+    return {
+        **by_position(model),
+        "haystacks": haystacks(model),
+        "cache_bytes_per_token": cache_bytes_per_token(model),
+    }
