@@ -14,7 +14,7 @@ from dougong.formats import find_format, fp4_block, fp8_block, quantize, ue8m0
 from dougong.kernels.rotary import rotations
 from dougong.kernels.stored import StoredMatrix
 
-# dtypes of StoredMatrix; V3: FP8 with float32 scales; INT8_32: INT8 in groups of 32, float16 scales.
+# dtypes of StoredMatrix; V3 is FP8 with float32 scales, INT8_32 has a float16 scale for 32 columns.
 FORMATS = ("F32", "BF16", "F8_E4M3", "V3", "I8", "INT8", "INT8_32", "INT8_128")
 DTYPES = (torch.float32, torch.bfloat16)
 T = TypeVar("T")

@@ -68,8 +68,8 @@ class StoredMatrix:
     def _float_group(self, group: int) -> int:
         if group % INT8_GROUP or (group and self.dtype != "INT8"):
             raise ShapeError(
-                f"stored matrix in {self.dtype}: a scale for {group} columns; only INT8 has groups, "
-                f"of a multiple of {INT8_GROUP}"
+                f"stored matrix in {self.dtype}: scales for {group} columns; only INT8 has "
+                f"groups of columns, a multiple of {INT8_GROUP}"
             )
         if self.dtype == "INT8":
             return group or self.columns
