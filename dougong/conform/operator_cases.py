@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dougong.conform.case import CLOSE, EXACT, Call, Case, Results
 from dougong.conform.draw import DTYPES, FORMATS, Draw
+from dougong.conform.memory_cases import MEMORY_MAKERS
 from dougong.kernels.compressor import round_index_vector
 from dougong.kernels.registry import Operators
 from dougong.kernels.rounding import round_cache_entry
@@ -176,117 +177,25 @@ def _normed(
     return make
 
 
-def _finish_entry(rounded: bool, *, index: bool) -> Call:
-    return lambda o, i, r: (
-        o.finish_entry(
-            i.pooled[r], i.weight, i.turn[r], EPS, dtype=i.x.dtype, rounded=rounded, index=index
-        ),
-    )
+def _add(draw: Draw, rows: int) -> Case:
+    size, dtype = draw.integer(1, 90), draw.choice(DTYPES)
+    inputs = {"a": draw.noise(rows, size), "b": draw.noise(rows, size)}
+    return Case(
+        "add", f"{size} wide, {SHORT[dtype]}", rows, inputs,
+        lambda o, i, r: (o.add(i.a[r], i.b[r], dtype),), EXACT,
+    )  # fmt: skip
 
 
-def _pool(draw: Draw, rows: int) -> Case:
-    (ratio, overlap), first = draw.choice(((4, True), (128, False))), draw.choice((True, False))
-    width = draw.integer(1, 30) * (2 if overlap else 1)
-    blocks = rows + (overlap and not first)
-    inputs = {"both": draw.noise(blocks, ratio, 2 * width) * 3}
-
-    def call(o: Operators, i: SimpleNamespace, r: slice) -> Results:
-        low, high, leads = r.start, r.stop, True
-        if overlap and not (first and low == 0):  # the block before the first entry comes along
-            low, high, leads = (low - 1, high, False) if first else (low, high + 1, False)
-        value, score = i.both[low:high].chunk(2, -1)  # side by side, as the model has them
-        return (o.pool(value, score, overlap=overlap, first=leads),)
-
-    about = f"{ratio} tokens of {width}{', first' * first}"
-    return Case("pool", about, rows, inputs, call, CLOSE[torch.float32])
-
-
-def _packed_pool(draw: Draw, rows: int) -> Case:
-    ratio, overlap = draw.choice(((4, True), (128, False)))
-    width, length = draw.integer(1, 12) * (2 if overlap else 1), ratio * draw.integer(1, 2)
-    rows = min(rows, 17)  # whole samples
-    inputs = {"tokens": draw.noise(rows, length + 1, 2 * width)}
-
-    def call(o: Operators, i: SimpleNamespace, r: slice) -> Results:
-        tokens = i.tokens[r]
-        lengths = [tokens.shape[1]] * tokens.shape[0]
-        pooled = o.packed_pool(tokens.flatten(0, 1), lengths, ratio=ratio, overlap=overlap)
-        return (pooled.unflatten(0, (tokens.shape[0], -1)),)
-
-    about = f"samples of {length + 1} tokens, {ratio} a block"
-    return Case("packed_pool", about, rows, inputs, call, CLOSE[torch.float32])
-
-
-def _index_select(draw: Draw, rows: int) -> Case:
-    heads, size, start = draw.integer(1, 9), draw.choice((8, 33, 64)), draw.integer(3, 300)
-    dtype, k = draw.choice(DTYPES), draw.integer(1, 40)
-    # whole numbers: sums are exact in any order, so the choice must be equal; ties are common
+def _lookup(draw: Draw, rows: int) -> Case:
+    ids, top_k = draw.integer(1, 50), draw.integer(1, 6)
     inputs = {
-        "q": draw.integers(-2, 2, rows, heads, size).to(dtype),
-        "weight": draw.integers(-1, 1, rows, heads).to(dtype),
-        "keys": draw.integers(-2, 2, (start + rows) // 4, size).to(dtype),
+        "table": draw.integers(0, 99, ids, top_k).long(),
+        "ids": draw.integers(0, ids - 1, rows).long(),
     }
-
-    def call(o: Operators, i: SimpleNamespace, r: slice) -> Results:
-        return (o.index_select(i.q[r], i.weight[r], i.keys, start=start + r.start, ratio=4, k=k),)
-
-    about = f"{k} of {(start + rows) // 4} keys, {heads} heads of {size}, {SHORT[dtype]}"
-    return Case("index_select", about, rows, inputs, call, EXACT)
-
-
-def _attention(draw: Draw, rows: int) -> Case:
-    heads, size, dtype = draw.integer(1, 6), 16 * draw.integer(1, 8), draw.choice(DTYPES)
-    start, window, ratio = draw.integer(0, 200), draw.integer(1, 40), draw.choice((0, 4, 128))
-    entries = (start + rows) // ratio if ratio else 0
-    oldest = max(start - window + 1, 0)
-    inputs = {
-        "q": draw.noise(rows, heads, size, dtype=dtype),
-        "recent": draw.noise(start + rows - oldest, size, dtype=dtype),
-        "entries": draw.noise(entries, size, dtype=dtype) if entries else None,
-        "selected": None,
-        "sink": draw.noise(heads),
-        "turn": draw.turns(rows, 4, start),
-    }
-    if entries and ratio == 4 and draw.choice((True, False)):
-        visible_N = (torch.arange(start, start + rows) + 1) // ratio
-        picks = draw.picks(rows, entries, 9)
-        inputs["selected"] = picks.masked_fill(picks >= visible_N[:, None], -1).sort(-1).values
-
-    def call(o: Operators, i: SimpleNamespace, r: slice) -> Results:
-        first = max(start + r.start - window + 1, 0) - oldest
-        return (
-            o.attention(
-                i.q[r], i.recent[first : start + r.stop - oldest], i.entries,
-                None if i.selected is None else i.selected[r], i.sink, i.turn[r],
-                start=start + r.start, window=window, ratio=ratio,
-            ),
-        )  # fmt: skip
-
-    chosen = "selected" if inputs["selected"] is not None else "all"
-    about = f"{heads} heads of {size}, window {window}, {chosen} of {entries}, {SHORT[dtype]}"
-    return Case("attention", about, rows, inputs, call, CLOSE[dtype])
-
-
-def _packed_attention(draw: Draw, rows: int) -> Case:
-    heads, size, length = draw.integer(1, 3), 16 * draw.integer(1, 4), 4 * draw.integer(1, 6)
-    dtype, rows = draw.choice(DTYPES), min(rows, 17)  # whole samples
-    inputs = {
-        "q": draw.noise(rows, length, heads, size, dtype=dtype),
-        "kv": draw.noise(rows, length, size, dtype=dtype),
-        "entries": draw.noise(rows, length // 4, size, dtype=dtype),
-        "sink": draw.noise(heads),
-        "turn": draw.turns(length, 4),
-    }
-
-    def call(o: Operators, i: SimpleNamespace, r: slice) -> Results:
-        q, kv, entries = (x[r].flatten(0, 1) for x in (i.q, i.kv, i.entries))
-        count = r.stop - r.start
-        options = {"lengths": [length] * count, "window": 7, "ratio": 4}
-        o_THC = o.packed_attention(q, kv, entries, None, i.sink, i.turn.repeat(count, 1), **options)
-        return (o_THC.unflatten(0, (count, length)),)
-
-    about = f"samples of {length} tokens, {heads} heads of {size}, {SHORT[dtype]}"
-    return Case("packed_attention", about, rows, inputs, call, CLOSE[dtype])
+    return Case(
+        "lookup", f"{top_k} of each of {ids} ids", rows, inputs,
+        lambda o, i, r: (o.lookup(i.table, i.ids[r]),), EXACT,
+    )  # fmt: skip
 
 
 def _index_alignment(draw: Draw, rows: int) -> Case:
@@ -384,16 +293,10 @@ MAKERS: dict[str, tuple[_Maker, ...]] = {
             _index_vector,
         ),
     ),
-    "finish_entry": (
-        _normed("finish_entry", partial(_finish_entry, index=False), _cache_entry),
-        _normed("finish_entry", partial(_finish_entry, index=True), _index_vector),
-    ),
-    "pool": (_pool,),
-    "packed_pool": (_packed_pool,),
-    "index_select": (_index_select,),
+    **MEMORY_MAKERS,
     "index_alignment": (_index_alignment,),
-    "attention": (_attention,),
-    "packed_attention": (_packed_attention,),
+    "add": (_add,),
+    "lookup": (_lookup,),
     "grouped_projection": (_grouped_projection,),
     "logits": (_product("logits", lambda o, i, r: (o.logits(i.x[r], i.w),), wide=True),),
     "cross_entropy": (_cross_entropy,),

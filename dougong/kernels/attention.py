@@ -1,19 +1,20 @@
 """Sparse attention over shared key-values: window, compressed entries and sink in one softmax.
 
-Shapes: N query tokens of one request at consecutive positions, H heads, C channels (keys are also
-the values), M compressed entries, K selected entries, W keys in reach of a block's window.
+Shapes: T flat tokens, N query tokens of one request at consecutive positions, H heads, C channels
+(keys are also the values), M compressed entries, K selected entries, W keys in reach of a window.
 Source: architecture specification 2.2, 2.4, 2.7.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from dougong.kernels.dtypes import wide, widen
-from dougong.kernels.index import visible_entries
+from dougong.kernels.index import each_request, visible_entries
+from dougong.kernels.paged import Entries, Place, Span, Spans
 from dougong.kernels.rotary import rotate
 
 QUERY_BLOCK = 128  # queries scored together: bounds every intermediate, whatever the prompt
@@ -21,69 +22,78 @@ DENSE_FACTOR = 8  # up to this many entries per selected one, masking beats gath
 
 
 def attention(
+    q_THC: Tensor,
+    kv_TC: Tensor,
+    spans: Spans,
+    entries: Entries | None,
+    selected_TK: Tensor | None,
+    sink_H: Tensor,
+    rotation_TP: Tensor,
+    *,
+    ring: Place | None,
+    window: int,
+    ratio: int,
+) -> Tensor:
+    """Attention output [T, H, C] in q's dtype, RoPE undone by each query's position.
+
+    Args:
+        q_THC: queries, normed and rotated.  kv_TC: the same tokens' window entries.
+        entries: compressed entries from each request's beginning; None without compression.
+        selected_TK: indices into them per query, -1 for none; None: every visible entry counts.
+        sink_H: logit per head that enlarges the denominator and carries no value.
+        ring: where earlier tokens' window entries are; None if no span has a memory.
+    """
+    lengths = spans.lengths
+    # split, not slices: its backward joins the gradients once, not once per request
+    parts = zip(q_THC.split(lengths), kv_TC.split(lengths), rotation_TP.split(lengths), strict=True)
+    none: Sequence[Tensor | None] = [None] * len(lengths)
+    dense = none if entries is None else each_request(entries, spans, ratio, kv_TC.dtype)
+    chosen = none if selected_TK is None else selected_TK.split(lengths)
+    outputs = [q_THC[:0]]
+    for i, (span, (q_NHC, kv_NC, rotation_NP)) in enumerate(zip(spans, parts, strict=True)):
+        recent_WC = _recent(kv_NC, span, ring, window)
+        out_NHC = _attend_request(
+            q_NHC, recent_WC, dense[i], chosen[i], sink_H,
+            start=span.start, window=window, ratio=ratio,
+        )  # fmt: skip
+        outputs.append(rotate(out_NHC, rotation_NP, inverse=True))
+    return torch.cat(outputs)
+
+
+def _recent(kv_NC: Tensor, span: Span, ring: Place | None, window: int) -> Tensor:
+    """Window entries of these tokens and of as many before them as the first one can see."""
+    if ring is None or span.memory is None:
+        return kv_NC
+    oldest = max(span.start - window + 1, span.oldest)
+    rows = span.memory.ring(ring, min(oldest, span.start), span.start)
+    return torch.cat([ring.format.unpack(rows, kv_NC.dtype), kv_NC])
+
+
+def _attend_request(
     q_NHC: Tensor,
     recent_WC: Tensor,
     entries_MC: Tensor | None,
     selected_NK: Tensor | None,
     sink_H: Tensor,
-    rotation_NP: Tensor,
     *,
     start: int,
     window: int,
     ratio: int,
 ) -> Tensor:
-    """Attention output [N, H, C] in q's dtype, RoPE undone by each query's position.
-
-    Args:
-        q_NHC: queries at positions start .. start + N - 1, normed and rotated.
-        recent_WC: window entries of the last W positions up to start + N - 1.
-        entries_MC: compressed entries from the sequence's beginning; None without compression.
-        selected_NK: indices into them per query, -1 for none; None: every visible entry counts.
-        sink_H: logit per head that enlarges the denominator and carries no value.
-    """
+    """One request's queries, a block at a time; recent_WC ends with the last query's entry."""
     outputs = []
     for low in range(0, q_NHC.shape[0], QUERY_BLOCK):
         q = q_NHC[low : low + QUERY_BLOCK]
         first, last = start + low, start + low + q.shape[0]  # positions of this block
         oldest = start + q_NHC.shape[0] - recent_WC.shape[0]  # position of recent_WC[0]
-        reach = max(first - window + 1, 0)
+        reach = max(first - window + 1, oldest)
         keys_WC = recent_WC[reach - oldest : last - oldest]
         entries = None
         if entries_MC is not None and last // ratio > 0:
             chosen = None if selected_NK is None else selected_NK[low : low + QUERY_BLOCK]
             entries = _Entries(entries_MC[: last // ratio], chosen, first, ratio)
         outputs.append(_attend(q, keys_WC, reach, entries, sink_H, first, window))
-    return rotate(torch.cat(outputs).to(q_NHC.dtype), rotation_NP, inverse=True)
-
-
-def packed_attention(
-    q_THC: Tensor,
-    kv_TC: Tensor,
-    entries_MC: Tensor | None,
-    selected: Sequence[Tensor | None] | None,
-    sink_H: Tensor,
-    rotation_TP: Tensor,
-    *,
-    lengths: Sequence[int],
-    window: int,
-    ratio: int,
-    attend: Callable[..., Tensor] = attention,
-) -> Tensor:
-    """`attend` for whole samples laid end to end, each from its own position 0: [T, H, C].
-
-    Args:
-        entries_MC: the samples' compressed entries end to end, length // ratio of each.
-        selected: for each sample its queries' entries, or None for every visible one.
-    """
-    # split, not slices: its backward joins the gradients once, not once per sample
-    q, kv, rotation = (part.split(list(lengths)) for part in (q_THC, kv_TC, rotation_TP))
-    chosen = selected or [None] * len(lengths)
-    entries: Sequence[Tensor | None] = [None] * len(lengths)
-    if entries_MC is not None:
-        entries = entries_MC.split([length // ratio for length in lengths])
-    options = {"start": 0, "window": window, "ratio": ratio}
-    parts = zip(q, kv, entries, chosen, rotation, strict=True)
-    return torch.cat([attend(q, kv, e, s, sink_H, r, **options) for q, kv, e, s, r in parts])
+    return torch.cat(outputs).to(q_NHC.dtype)
 
 
 class _Entries:

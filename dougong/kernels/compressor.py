@@ -1,13 +1,11 @@
 """The compressor: m tokens become one entry by a softmax over their scores, channel by channel.
 
-Shapes: B blocks (entries), M tokens of a block, X = width of a token (D, or 2D with overlap),
-D entry channels, P rope pairs.
+Shapes: T flat tokens, N tokens of one request, B blocks (entries), M tokens of a block, X = width
+of a token (D, or 2D with overlap), D entry channels, E entries of all requests, P rope pairs.
 Source: architecture specification 2.3.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +13,85 @@ from torch import Tensor
 
 from dougong.kernels.dtypes import widen
 from dougong.kernels.norm import rms_norm
+from dougong.kernels.paged import Place, Span, Spans
 from dougong.kernels.rotary import rotate
 from dougong.kernels.rounding import INDEX_GROUP, round_cache_entry, round_e2m1
+
+OVERLAP_RATIO = 4  # CSA: a token counts in its own block and, with other channels, in the next
+
+
+def compress(
+    value_TX: Tensor,
+    score_TX: Tensor,
+    ape_MX: Tensor,
+    weight_D: Tensor,
+    rotation_EP: Tensor,
+    spans: Spans,
+    *,
+    eps: float,
+    ring: Place | None,
+    place: Place | None,
+    dtype: torch.dtype,
+    rounded: bool,
+    index: bool,
+) -> Tensor | None:
+    """One compressor step: turns every block that these tokens complete into an entry.
+
+    Args:
+        value_TX, score_TX: each token's share; `ape` is added to the score by position.
+        rotation_EP: of the new entries' first positions, request by request.
+        ring: pending tokens, value and score side by side; read, and the new ones written.
+        place: where the entries go. Without memory (both None) they are returned instead.
+        rounded, index: see `finish_entry`.
+    Returns: the entries [E, D] in `dtype`, request by request; None where they went to `place`.
+    """
+    ratio = ape_MX.shape[0]
+    score_TX = score_TX + ape_MX[spans.positions % ratio]
+    tokens_TX = torch.cat([value_TX, score_TX], -1)
+    parts = zip(spans, tokens_TX.split(spans.lengths), strict=True)
+    pooled = [_pool_request(x_NX, span, ring, ratio, weight_D.shape[0]) for span, x_NX in parts]
+    entry_ED = finish_entry(
+        torch.cat(pooled), weight_D, rotation_EP, eps, dtype=dtype, rounded=rounded, index=index
+    )
+    if ring is None or place is None:
+        return entry_ED
+    remember(tokens_TX, spans, ring)
+    counts = [len(entries) for entries in pooled]
+    for span, entry_BD in zip(spans, entry_ED.split(counts), strict=True):
+        first = span.start // ratio
+        known = max(span.frozen // ratio - first, 0)
+        assert span.memory is not None
+        span.memory.write_entries(place, first + known, entry_BD[known:])
+    return None
+
+
+def remember(rows_TX: Tensor, spans: Spans, ring: Place) -> None:
+    """Puts each request's newest rows into its ring."""
+    for span, rows_NX in zip(spans, rows_TX.split(spans.lengths), strict=True):
+        assert span.memory is not None
+        newest = rows_NX[-ring.count :]
+        span.memory.write_ring(ring, span.end - len(newest), ring.format.pack(newest))
+
+
+def pending(position: int, ratio: int) -> int:
+    """The first token that entries not complete at `position` still need."""
+    before = ratio if ratio == OVERLAP_RATIO else 0
+    return max(position // ratio * ratio - before, 0)
+
+
+def _pool_request(
+    tokens_NX: Tensor, span: Span, ring: Place | None, ratio: int, width: int
+) -> Tensor:
+    """The blocks that one request's new tokens complete, pooled: [B, D]."""
+    first, last = span.start // ratio, span.end // ratio
+    if last == first:
+        return tokens_NX.new_empty(0, width)
+    low = pending(span.start, ratio)
+    if ring is not None and span.memory is not None:
+        earlier = ring.format.unpack(span.memory.ring(ring, low, span.start), tokens_NX.dtype)
+        tokens_NX = torch.cat([earlier, tokens_NX])
+    value, score = tokens_NX[: last * ratio - low].unflatten(0, (-1, ratio)).chunk(2, -1)
+    return pool(value, score, overlap=ratio == OVERLAP_RATIO, first=first == 0)
 
 
 def pool(value_BMX: Tensor, score_BMX: Tensor, *, overlap: bool, first: bool) -> Tensor:
@@ -40,23 +115,6 @@ def pool(value_BMX: Tensor, score_BMX: Tensor, *, overlap: bool, first: bool) ->
     value = torch.cat([before_value, own_value], 1)
     score = torch.cat([before_score, own_score], 1)
     return (torch.softmax(score, 1) * value).sum(1)
-
-
-def packed_pool(
-    tokens_TX: Tensor,
-    lengths: Sequence[int],
-    *,
-    ratio: int,
-    overlap: bool,
-    pool: Callable[..., Tensor] = pool,
-) -> Tensor:
-    """Every sample's complete blocks pooled, samples end to end: [sum of length // ratio, D].
-
-    Args:    tokens_TX: each token's values and scores side by side.
-    """
-    samples = tokens_TX.split(list(lengths))
-    blocks = [x[: len(x) // ratio * ratio].unflatten(0, (-1, ratio)).chunk(2, -1) for x in samples]
-    return torch.cat([pool(value, score, overlap=overlap, first=True) for value, score in blocks])
 
 
 def hadamard(x: Tensor) -> Tensor:

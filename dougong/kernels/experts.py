@@ -107,3 +107,8 @@ def grouped_experts(
     for slot in range(1, top_k):
         total_TD = total_TD + y_TKD[:, slot]
     return total_TD
+
+
+def add(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Routed and shared experts' sum, in `dtype`."""
+    return (a + b).to(dtype)

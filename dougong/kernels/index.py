@@ -1,17 +1,21 @@
 """The lightning indexer's scores, and the selection of the best entries.
 
-Shapes: N query tokens of one request, J index heads, D index channels, M compressed entries,
-K selected entries.
+Shapes: T flat tokens, N query tokens of one request, J index heads, D index channels,
+M compressed entries, K selected entries.
 Source: architecture specification 2.4, 2.5 and trap 8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dougong.kernels.compressor import round_index_vector
 from dougong.kernels.dtypes import widen
+from dougong.kernels.paged import Entries, Spans
 from dougong.kernels.rotary import rotate
 
 QUERY_BLOCK = 128  # bounds the [N, J, M] intermediate
@@ -59,16 +63,32 @@ def select_top_k(scores_NM: Tensor, visible_N: Tensor, k: int) -> Tensor:
 
 
 def index_select(
-    q_NJD: Tensor, weight_NJ: Tensor, keys_MD: Tensor, *, start: int, ratio: int, k: int
+    q_TJD: Tensor, weight_TJ: Tensor, spans: Spans, keys: Entries, *, ratio: int, k: int
 ) -> Tensor:
-    """Scores all entries for queries at positions start, start + 1, ... and selects: [N, K]."""
-    visible_N = visible_entries(start, q_NJD.shape[0], ratio, q_NJD.device)
-    blocks = zip(
-        q_NJD.split(QUERY_BLOCK),
-        weight_NJ.split(QUERY_BLOCK),
-        visible_N.split(QUERY_BLOCK),
-        strict=True,
-    )
-    return torch.cat(
-        [select_top_k(index_scores(q, w, keys_MD), visible, k) for q, w, visible in blocks]
-    )
+    """Scores all entries of each request for its queries and selects the best k: [T, K].
+
+    K is k, or the most entries that a request has where that is less.
+    """
+    k = min(k, spans.longest // ratio)
+    selected = [torch.empty(0, k, dtype=torch.int64, device=q_TJD.device)]
+    parts = zip(q_TJD.split(spans.lengths), weight_TJ.split(spans.lengths), strict=True)
+    all_keys = each_request(keys, spans, ratio, q_TJD.dtype)
+    for span, keys_MD, (q_NJD, weight_NJ) in zip(spans, all_keys, parts, strict=True):
+        visible_N = visible_entries(span.start, q_NJD.shape[0], ratio, q_NJD.device)
+        blocks = zip(*(x.split(QUERY_BLOCK) for x in (q_NJD, weight_NJ, visible_N)), strict=True)
+        for q, weight, visible in blocks:
+            best_NK = select_top_k(index_scores(q, weight, keys_MD), visible, k)
+            selected.append(F.pad(best_NK, (k - best_NK.shape[1], 0), value=-1))
+    return torch.cat(selected)
+
+
+def each_request(
+    entries: Entries, spans: Spans, ratio: int, dtype: torch.dtype
+) -> Sequence[Tensor]:
+    """Every request's complete compressed entries [M, width], floating point."""
+    counts = [span.end // ratio for span in spans]
+    if isinstance(entries, Tensor):
+        dense: Sequence[Tensor] = entries.split(counts)
+        return dense
+    parts = zip(spans, counts, strict=True)
+    return [span.memory.entries(entries, n, dtype) for span, n in parts if span.memory is not None]

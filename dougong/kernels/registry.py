@@ -43,13 +43,13 @@ class Operators:
     norm_rope_q: Operator
     norm_rope_kv: Operator
     rope_index_q: Operator
-    pool: Operator
-    packed_pool: Operator
-    finish_entry: Operator
+    compress: Operator
     index_select: Operator
     index_alignment: Operator
     attention: Operator
-    packed_attention: Operator
+    remember: Operator
+    add: Operator
+    lookup: Operator
     grouped_projection: Operator
     logits: Operator
     cross_entropy: Operator
@@ -68,13 +68,13 @@ REFERENCE = Operators(
     norm_rope_q=_norm.norm_rope_q,
     norm_rope_kv=_norm.norm_rope_kv,
     rope_index_q=_index.rope_index_q,
-    pool=_compressor.pool,
-    packed_pool=_compressor.packed_pool,
-    finish_entry=_compressor.finish_entry,
+    compress=_compressor.compress,
     index_select=_index.index_select,
     index_alignment=_alignment.index_alignment,
     attention=_attention.attention,
-    packed_attention=_attention.packed_attention,
+    remember=_compressor.remember,
+    add=_experts.add,
+    lookup=_router.lookup,
     grouped_projection=_linear.grouped_projection,
     logits=_linear.wide_linear,
     cross_entropy=_linear.cross_entropy,

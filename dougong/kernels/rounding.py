@@ -20,6 +20,9 @@ LINEAR_GROUP = 128  # channels per scale: activations in front of an FP8 or FP4 
 CACHE_GROUP = 64  # non-RoPE channels of window and compressed entries
 INDEX_GROUP = 32  # the indexer's queries and keys
 
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+E2M1_VALUES = (*_E2M1, *(-value for value in _E2M1))  # of codes 0 .. 15
+
 
 def pow2_ceil(x: Tensor) -> Tensor:
     """The smallest power of two >= x, exactly, for positive normal float32 `x`."""
@@ -58,10 +61,21 @@ def round_e4m3(x: Tensor, group: int) -> Tensor:
     scale = pow2_ceil(max(|x|, 1e-4) / 448); value = e4m3(x / scale) * scale, nearest even.
     """
     x_G = _grouped(x.detach().float(), group)
-    amax = x_G.abs().amax(-1, keepdim=True).clamp_min(E4M3_AMAX_MIN)
-    scale = pow2_ceil(amax * (1.0 / E4M3_MAX))
-    rounded = _nearest(x_G, scale * 2.0**-6, mantissa_bits=3)
+    rounded = _nearest(x_G, _e4m3_scale(x_G) * 2.0**-6, mantissa_bits=3)
     return _straight_through(x, rounded.flatten(-2)[..., : x.shape[-1]])
+
+
+def _e4m3_scale(x_G: Tensor) -> Tensor:
+    amax = x_G.abs().amax(-1, keepdim=True).clamp_min(E4M3_AMAX_MIN)
+    return pow2_ceil(amax * (1.0 / E4M3_MAX))
+
+
+def e4m3_codes(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """FP8 codes (float8_e4m3fn) of the last dim of `x`, and their groups' scales [..., groups]."""
+    x_G = _grouped(x.float(), group)
+    scale = _e4m3_scale(x_G)
+    codes = (x_G / scale).to(torch.float8_e4m3fn).flatten(-2)[..., : x.shape[-1]]
+    return codes, scale.squeeze(-1)
 
 
 def _e2m1_scale(x_G: Tensor) -> Tensor:
@@ -82,6 +96,15 @@ def round_e2m1(x: Tensor, group: int) -> Tensor:
     x_G = _grouped(x.detach().float(), group)
     rounded = _nearest(x_G, _e2m1_scale(x_G), mantissa_bits=1)
     return _straight_through(x, rounded.flatten(-2)[..., : x.shape[-1]])
+
+
+def e2m1_codes(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """FP4 codes 0 .. 15 (uint8) of the last dim of `x`, and their groups' scales [..., groups]."""
+    x_G = _grouped(round_e2m1(x, group).float(), group)
+    scale = _e2m1_scale(x_G)
+    magnitudes = torch.tensor(E2M1_VALUES[:8], device=x.device)
+    codes = torch.bucketize((x_G / scale).abs(), magnitudes) + 8 * x_G.signbit()
+    return codes.to(torch.uint8).flatten(-2)[..., : x.shape[-1]], scale.squeeze(-1)
 
 
 def round_cache_entry(entry: Tensor, rope_dim: int) -> Tensor:

@@ -44,3 +44,8 @@ def router(
         experts_TK = top_k_lowest_index(biased_TE.detach(), top_k)
     weights_TK = scores_TE.gather(-1, experts_TK)
     return weights_TK / weights_TK.sum(-1, keepdim=True) * route_scale, experts_TK
+
+
+def lookup(table_VK: Tensor, ids_T: Tensor) -> Tensor:
+    """A hash layer's experts: rows `ids_T` of its table, [T, K]."""
+    return table_VK[ids_T]

@@ -1,7 +1,7 @@
 """The lightning indexer of CSA layers: which compressed entries a query attends to.
 
 Shapes: T tokens, N tokens of one request, L query LoRA rank, J index heads, D index channels,
-M entries, K selected entries, P rope pairs.
+M entries of a request, K selected entries, P rope pairs.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from dougong.kernels.index import index_scores
 from dougong.model.batch import Batch
 from dougong.model.compressor import Compressor
 from dougong.model.layers import Build, Linear
+from dougong.model.layout import CompressorPlaces
 
 
 class Indexer(nn.Module):
     """Scores entries with small heads of its own over keys from its own compressor."""
 
-    def __init__(self, build: Build, config: V4Config, ratio: int) -> None:
+    def __init__(self, build: Build, config: V4Config, places: CompressorPlaces) -> None:
         super().__init__()
-        self.build, self.ratio, self.top_k = build, ratio, config.index_topk
+        self.build, self.ratio, self.top_k = build, places.ratio, config.index_topk
         self.num_heads, width = config.index_n_heads, config.index_head_dim
         self.scale = width**-0.5 * self.num_heads**-0.5
         self.wq_b = Linear(build, config.q_lora_rank, self.num_heads * width, quantized=True)
         self.weights_proj = Linear(build, config.hidden_size, self.num_heads, quantized=False)
-        self.compressor = Compressor(build, config, ratio, width, index=True)
+        self.compressor = Compressor(build, config, places, index=True)
 
     def queries(
         self, latent_TL: Tensor, x_TD: Tensor, rotation_TP: Tensor
@@ -43,39 +44,22 @@ class Indexer(nn.Module):
         """Differentiable scores [N, M] of all entries, visible or not."""
         return index_scores(q_NJD, weight_NJ * self.scale, keys_MD)
 
-    def forward(self, q_NJD: Tensor, weight_NJ: Tensor, keys_MD: Tensor, start: int) -> Tensor:
-        """The selected entries [N, K] of queries at positions start, start + 1, ...; -1 = none.
+    @torch.no_grad()
+    def forward(
+        self, latent_TL: Tensor, x_TD: Tensor, batch: Batch, freqs_P: Tensor
+    ) -> Tensor | None:
+        """The selected entries [T, K] of every query, -1 = none; None: every visible entry.
 
         The scores' scale is left out: a positive factor changes no choice.
         """
-        selected: Tensor = self.build.ops.index_select(
-            q_NJD.detach(),
-            weight_NJ.detach(),
-            keys_MD.detach(),
-            start=start,
-            ratio=self.ratio,
-            k=self.top_k,
+        cuts = batch.spans.longest // self.ratio > self.top_k
+        if not cuts and not batch.spans.remembered:
+            return None  # nothing to choose from now, and nothing to keep for later
+        keys = self.compressor(x_TD, batch, freqs_P)
+        if not cuts:
+            return None
+        q_TJD, weight_TJ = self.queries(latent_TL, x_TD, batch.rotations(freqs_P))
+        selected_TK: Tensor = self.build.ops.index_select(
+            q_TJD, weight_TJ, batch.spans, keys, ratio=self.ratio, k=self.top_k
         )
-        return selected
-
-    @torch.no_grad()
-    def packed(
-        self,
-        latent_TL: Tensor,
-        x_TD: Tensor,
-        rotation_TP: Tensor,
-        batch: Batch,
-        freqs_P: Tensor,
-    ) -> list[Tensor | None]:
-        """For each request from position 0 its queries' entries, None where all are selected."""
-        tokens_TX = self.compressor.tokens(x_TD, batch.positions_T)
-        q_TJD, weight_TJ = self.queries(latent_TL, x_TD, rotation_TP)
-        selected: list[Tensor | None] = []
-        for segment in batch.segments:
-            rows = segment.rows
-            if (segment.high - segment.low) // self.ratio <= self.top_k:
-                selected.append(None)
-                continue
-            keys_MD = self.compressor.entries(tokens_TX[rows], 0, None, freqs_P)
-            selected.append(self(q_TJD[rows], weight_TJ[rows], keys_MD, 0))
-        return selected
+        return selected_TK

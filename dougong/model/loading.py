@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dougong.checkpoint import Checkpoint, Extent, open_checkpoint
 from dougong.checkpoint.reader import StoredTensor
 from dougong.config import V4Config
-from dougong.errors import ConfigError, InputError
+from dougong.errors import CheckpointError, ConfigError, InputError
 from dougong.formats import bf16
 from dougong.kernels.stored import StoredMatrix
 from dougong.model.expert_cache import ExpertCache, ExpertLayer
@@ -112,11 +112,12 @@ def load_model(
             f"{backend} widens them; choose {' or '.join(STORED_BACKENDS)}."
         )
     checkpoint = open_checkpoint(folder)
-    if not isinstance(checkpoint.config, V4Config):
+    config = checkpoint.config
+    if not isinstance(config, V4Config):
         raise ConfigError(f"{folder}: holds a V3 model; load it with dougong.model.v3_loading")
     with torch.device("meta"):
         model = Transformer(
-            checkpoint.config, backend=backend, rounding=rounding, dtype=dtype, fallback=fallback
+            config, backend=backend, rounding=rounding, dtype=dtype, fallback=fallback
         )
     if backend in STORED_BACKENDS:
         keep_stored(model.requires_grad_(False), checkpoint, check_experts=memory_bytes is None)
@@ -128,9 +129,18 @@ def load_model(
             for i, source in enumerate(names := published_names(name, tensor)):
                 target = tensor[i] if len(names) > 1 or _EXPERTS.fullmatch(name) else tensor
                 target.copy_(torch.from_numpy(checkpoint.read(source)))
+            if name.endswith(".tid2eid") and not _all_below(tensor, config.n_routed_experts):
+                raise CheckpointError(
+                    f"{folder}: {name} names experts {int(tensor.min())} to {int(tensor.max())}; "
+                    f"this model has {config.n_routed_experts}."
+                )
     if memory_bytes is not None:
         keep_within(model, checkpoint, memory_bytes)
     return model.eval()
+
+
+def _all_below(table: Tensor, limit: int) -> bool:
+    return not bool(((table < 0) | (table >= limit)).any())
 
 
 def keep_within(model: Transformer, checkpoint: Checkpoint, memory_bytes: int) -> None:

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from dougong.config import RopeScaling, V3Config
 from dougong.kernels.dtypes import widen
+from dougong.kernels.paged import Span, Spans
 from dougong.kernels.rotary import frequencies, rotate
 from dougong.model.batch import Batch
 from dougong.model.layers import Build, Linear, RMSNorm, WideLinear
-from dougong.model.state import Log
+from dougong.model.log import Log
 
 Form = Literal["naive", "absorbed"]
 QUERY_BLOCK = 128  # queries scored together: bounds the [H, N, S] intermediates
@@ -122,11 +123,12 @@ class TokenIndexer(nn.Module):
         if num_tokens <= self.top_k:
             return None
         q_NJI, weight_NJ = self.queries(q_latent_NQ, x_ND, rotation_NF)
+        span = Span(0, x_ND.shape[0], num_tokens - x_ND.shape[0])
         selected_NK: Tensor = self.ops.index_select(
             q_NJI.detach(),
             weight_NJ.detach(),
+            Spans([span], x_ND.device),
             keys_SI.detach(),
-            start=num_tokens - x_ND.shape[0],
             ratio=1,  # one key per token
             k=self.top_k,
         )
@@ -195,7 +197,7 @@ class LatentAttention(nn.Module):
         """An empty cache for one request."""
 
         def log(width: int) -> Log:
-            return Log(width, self.build.dtype, self.freqs_F.device, keep=None)
+            return Log(width, self.build.dtype, self.freqs_F.device)
 
         index = None if self.indexer is None else log(self.indexer.dim)
         return LatentCache(log(self.latent_dim + self.rope_dim), index)
@@ -254,7 +256,7 @@ def _extend(log: Log | None, rows: Tensor) -> Tensor:
     if log is None:
         return rows
     log.append(rows)
-    return log.rows(0, log.end)
+    return log.rows()
 
 
 def _mix(q_HNX: Tensor, keys: Tensor, values: Tensor, selected_NK: Tensor | None) -> Tensor:

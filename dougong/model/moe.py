@@ -38,7 +38,9 @@ class Router(nn.Module):
 
     def forward(self, x_TD: Tensor, ids_T: Tensor) -> tuple[Tensor, Tensor]:
         """(weights_TK wide, experts_TK int64)."""
-        named_TK = self.imposed_TK if self.tid2eid is None else self.tid2eid[ids_T]
+        named_TK = self.imposed_TK
+        if self.tid2eid is not None:
+            named_TK = self.ops.lookup(self.tid2eid, ids_T)
         weights_TK, experts_TK = self.ops.router(
             x_TD, self.weight, self.bias, named_TK, top_k=self.top_k, route_scale=self.route_scale
         )
@@ -134,6 +136,7 @@ class MoE(nn.Module):
 
     def __init__(self, build: Build, config: V4Config, *, hashed: bool) -> None:
         super().__init__()
+        self.ops = build.ops
         self.gate = Router(build, config, hashed=hashed)
         self.experts = RoutedExperts(build, config)
         self.shared_experts = SharedExpert(build, config)
@@ -147,4 +150,5 @@ class MoE(nn.Module):
                 routed_TD: Tensor = self.experts(x_TD, weights_TK, experts_TK)
             else:
                 routed_TD = self.experts.by_groups(x_TD, weights_TK, experts_TK, groups)
-        return (routed_TD + shared_TD).to(x_TD.dtype)
+        y_TD: Tensor = self.ops.add(routed_TD, shared_TD, x_TD.dtype)
+        return y_TD

@@ -1,201 +1,199 @@
 """What a request remembers between forward passes.
 
-All of it is logs: rows indexed by absolute position, appended at the end and cut at the end. The
-window's and the compressors' logs keep only their recent rows. Rolling back is cutting, so a
-rejected draft costs nothing and no tail can go stale.
-Source: architecture specification 2.6, trap 19.
+Recent rows (window entries, the compressors' pending tokens) are kept in rings, compressed entries
+in blocks of 128 tokens. Everything is indexed by absolute position, so taking tokens back is
+counting back: a rejected draft costs nothing and no tail can go stale. A snapshot shares blocks
+and copies the few recent rows that going on needs.
+Source: architecture specification 2.6, traps 19, 20; infrastructure specification 4.2.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from dougong.config import V4Config
 from dougong.errors import InputError
-from dougong.kernels.dtypes import wide
+from dougong.kernels.paged import BLOCK_TOKENS, BlockPool, BlockTable, RequestMemory, Span
+from dougong.model.layout import ROLLBACK_TOKENS, StateLayout
 
-ROLLBACK_TOKENS = 16  # a request can always take back this many tokens
 
+class Snapshot:
+    """A request's state at one length, immutable: to go on from, keep, or write to disk.
 
-class Log:
-    """Rows [end - start, width] for indices start .. end - 1; the front may be forgotten.
-
-    `keep`: rows before the last append that must stay readable; None keeps everything.
+    blocks: names of its blocks in the pool, held until `release` (or the end of this object).
+    recent: uint8 bytes of everything else: a head of int64 (length, shortest length it can be
+    rolled back to, first known window position, then length and first known position of each MTP
+    block), then the rows that `StateLayout.recent` lists, in position order.
     """
 
-    def __init__(self, width: int, dtype: torch.dtype, device: torch.device, keep: int | None):
-        self.keep, self.start, self.end = keep, 0, 0
-        self._rows = torch.empty(0, width, dtype=dtype, device=device)
-
-    def append(self, rows: Tensor) -> None:
-        """Adds `rows` [n, width] behind the last one."""
-        self.reserve(rows.shape[0])
-        self.rows(self.end - rows.shape[0], self.end)[:] = rows.detach()
-
-    def reserve(self, num_rows: int) -> None:
-        """Adds rows behind the last one whose contents the caller writes."""
-        room = self._rows.shape[0] - (self.end - self.start)
-        if num_rows > room:
-            self._grow(num_rows)
-        self.end += num_rows
-
-    def address(self, index: int) -> int:
-        """Where row `index` lies in memory, until the next append."""
-        assert self.start <= index < self.end, (self.start, index, self.end)
-        row_bytes = self._rows.shape[1] * self._rows.element_size()
-        return self._rows.data_ptr() + (index - self.start) * row_bytes
-
-    def _grow(self, num_rows: int) -> None:
-        """Moves the rows still needed to a new buffer with room for `num_rows` more, and spare."""
-        start = self.start if self.keep is None else max(self.start, self.end - self.keep)
-        held = self._rows[start - self.start : self.end - self.start]
-        spare = held.shape[0] if self.keep is None else self.keep
-        rows = self._rows.new_empty(held.shape[0] + num_rows + spare, self._rows.shape[1])
-        rows[: held.shape[0]] = held
-        self._rows, self.start = rows, start
-
-    def rows(self, low: int, high: int) -> Tensor:
-        """Rows low .. high - 1 by absolute index; a view, valid until the next append."""
-        assert self.start <= low <= high <= self.end, (self.start, low, high, self.end)
-        return self._rows[low - self.start : high - self.start]
-
-    def cut(self, end: int) -> None:
-        """Forgets every row from index `end` on."""
-        assert self.start <= end <= self.end
-        self.end = end
+    def __init__(self, table: BlockTable, recent: Tensor) -> None:
+        self._table, self.recent = table, recent
 
     @property
-    def num_bytes(self) -> int:
-        """Bytes held, spare room included."""
-        return self._rows.numel() * self._rows.element_size()
-
-    def copy(self) -> Log:
-        """An independent log with the same rows."""
-        other = Log(self._rows.shape[1], self._rows.dtype, self._rows.device, self.keep)
-        other.start = other.end = self.start
-        other.append(self.rows(self.start, self.end))
-        return other
-
-
-class CompressorState:
-    """A compressor's finished entries, and its recent tokens (value and score side by side)."""
-
-    def __init__(self, ratio: int, width: int, dtype: torch.dtype, device: torch.device):
-        self.ratio = ratio
-        token_width = 2 * (2 if ratio == 4 else 1) * width
-        pending = 2 * ratio  # the current block and, for the overlap, the one before
-        self.tokens = Log(token_width, wide(dtype), device, pending + ROLLBACK_TOKENS)
-        self.entries = Log(width, dtype, device, None)
-
-    def logs(self) -> list[Log]:
-        """Both logs, for copying and counting."""
-        return [self.tokens, self.entries]
-
-    def cut(self, length: int) -> None:
-        """Back to `length` tokens: later tokens and the entries they completed are gone."""
-        self.tokens.cut(length)
-        self.entries.cut(length // self.ratio)
-
-
-class LayerState:
-    """One attention layer's memory: window entries and, where it compresses, compressor states."""
-
-    def __init__(self, config: V4Config, ratio: int, dtype: torch.dtype, device: torch.device):
-        reach = config.sliding_window - 1 + ROLLBACK_TOKENS
-        self.window = Log(config.head_dim, dtype, device, reach)
-        self.compressor = CompressorState(ratio, config.head_dim, dtype, device) if ratio else None
-        self.indexer = (
-            CompressorState(ratio, config.index_head_dim, dtype, device) if ratio == 4 else None
-        )
-
-    @property
-    def _compressors(self) -> list[CompressorState]:
-        return [state for state in (self.compressor, self.indexer) if state is not None]
+    def blocks(self) -> list[int]:
+        """Its blocks in order, the last one possibly incomplete."""
+        return self._table.blocks
 
     @property
     def length(self) -> int:
-        """Tokens that this layer has taken."""
-        return self.window.end
+        """Tokens that it stands for."""
+        return int(self.recent[:8].view(torch.int64))
 
-    def logs(self) -> list[Log]:
-        """Every log of the layer."""
-        return [self.window] + [log for state in self._compressors for log in state.logs()]
-
-    def cut(self, length: int) -> None:
-        """Back to `length` tokens."""
-        self.window.cut(length)
-        for state in self._compressors:
-            state.cut(length)
-
-    def copy(self) -> LayerState:
-        """An independent layer state with the same rows."""
-        other = object.__new__(LayerState)
-        other.window = self.window.copy()
-        other.compressor, other.indexer = (
-            None if state is None else _copy_compressor(state)
-            for state in (self.compressor, self.indexer)
-        )
-        return other
-
-
-def _copy_compressor(state: CompressorState) -> CompressorState:
-    other = object.__new__(CompressorState)
-    other.ratio = state.ratio
-    other.tokens, other.entries = state.tokens.copy(), state.entries.copy()
-    return other
+    def release(self) -> None:
+        """Gives its blocks back."""
+        self._table.clear()
 
 
 class RequestState:
-    """The whole memory of one request: `length` tokens in the main layers, fewer in MTP blocks."""
+    """The whole memory of one request: `length` tokens in the main layers, fewer in MTP blocks.
 
-    def __init__(self, config: V4Config, dtype: torch.dtype, device: torch.device | str = "cpu"):
-        device = torch.device(device)
-        main, extra = config.num_hidden_layers, config.num_nextn_predict_layers
-        ratios = config.compress_ratios
-        self.layers = [LayerState(config, ratios[i], dtype, device) for i in range(main)]
-        self.mtp = [LayerState(config, ratios[main + i], dtype, device) for i in range(extra)]
-        self.length = 0
-        self._longest = 0  # rows older than its last ROLLBACK_TOKENS may be gone
+    Args: pool: where blocks come from; None makes one that grows, for this state alone.
+    """
+
+    def __init__(
+        self,
+        layout: StateLayout,
+        pool: BlockPool | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.layout, self.pool = layout, pool or BlockPool(layout.block_bytes, device=device)
+        self.memory = RequestMemory(self.pool, layout.ring_bytes)
+        self.length = self.frozen = 0  # entries of tokens before `frozen` are known already
+        self.mtp_lengths = [0] * (len(layout.layers) - layout.num_layers)
+        self._floor = 0  # it cannot be rolled back to fewer tokens
+        self._oldest = [0] * (1 + len(self.mtp_lengths))  # first known window rows: main, MTP
+
+    def blocks_needed(self, num_tokens: int) -> int:
+        """Blocks that `num_tokens` more tokens would take from the pool."""
+        if not self.layout.block_bytes:
+            return 0
+        end = self.length + num_tokens
+        return self.memory.table.missing(max(self.length, self.frozen), end)
+
+    def reserve(self, num_tokens: int) -> None:
+        """Takes the blocks that `num_tokens` more tokens need.
+
+        Raises InputError if the pool has too few; the state is then unchanged.
+        """
+        if self.layout.block_bytes:
+            end = self.length + num_tokens
+            self.memory.table.reserve(max(self.length, self.frozen), end)
+
+    def span(self, low: int, num_tokens: int, block: int | None = None) -> Span:
+        """Its next tokens as rows low, ... of a flat batch, in the main layers or an MTP block."""
+        start = self.length if block is None else self.mtp_lengths[block]
+        oldest = self._oldest[0 if block is None else 1 + block]
+        return Span(low, low + num_tokens, start, self.memory, oldest, self.frozen)
 
     def advance(self, num_tokens: int) -> None:
-        """Called by the model after the layers took `num_tokens` more tokens."""
+        """Called by the model after the main layers took `num_tokens` more tokens."""
         self.length += num_tokens
-        self._longest = max(self._longest, self.length)
+        self._floor = max(self._floor, self.length - ROLLBACK_TOKENS)
+
+    def advance_mtp(self, block: int, num_tokens: int) -> None:
+        """Called by the model after an MTP block took `num_tokens` more tokens."""
+        self.mtp_lengths[block] += num_tokens
+
+    def skip_mtp(self, block: int, position: int) -> None:
+        """Lets an MTP block go on at `position` without the tokens before; drafts may get worse."""
+        self.mtp_lengths[block] = self._oldest[1 + block] = position
 
     def rollback(self, num_tokens: int) -> None:
         """Takes back the last `num_tokens` tokens, 16 at most counted from the longest state.
 
         Raises InputError if that is more than the state can undo; the state is then unchanged.
         """
-        length = self.length - num_tokens
-        possible = self.length - max(self._longest - ROLLBACK_TOKENS, 0)
+        possible = max(self.length - self._floor, 0)
         if not 0 <= num_tokens <= possible:
             raise InputError(
                 f"rollback: {num_tokens} tokens cannot be taken back, only 0 to {possible}; "
                 "keep a snapshot to go back further"
             )
-        for layer in self.layers:
-            layer.cut(length)
-        for block in self.mtp:
-            block.cut(min(block.length, length))
-        self.length = length
+        self.length -= num_tokens
+        self.mtp_lengths = [min(length, self.length) for length in self.mtp_lengths]
+        self.frozen = min(self.frozen, self.length)
 
-    def snapshot(self) -> RequestState:
-        """An independent copy, to go on from or to `restore` later."""
-        other = object.__new__(RequestState)
-        other.layers = [layer.copy() for layer in self.layers]
-        other.mtp = [layer.copy() for layer in self.mtp]
-        other.length, other._longest = self.length, self._longest
+    def snapshot(self, rollback: int = ROLLBACK_TOKENS) -> Snapshot:
+        """The state as it is, to `restore` any number of times.
+
+        `rollback`: how many tokens a restored state can take back (fewer if this one cannot); 0 is
+        smallest, above all at multiples of 128.
+        """
+        rollback = max(min(rollback, self.length - self._floor), 0)
+        head = [self.length, self.length - rollback, self._oldest[0]]
+        for length, oldest in zip(self.mtp_lengths, self._oldest[1:], strict=True):
+            head += [length, oldest]
+        rows = [
+            self.memory.ring(piece.place, piece.low, piece.high).flatten()
+            for piece in self.layout.recent(self.length, self.mtp_lengths, rollback)
+        ]
+        head_bytes = torch.tensor(head).view(torch.uint8).to(self.pool.device)
+        return Snapshot(self.memory.table.share(), torch.cat([head_bytes, *rows]))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Becomes what the snapshot holds; it stays usable. Both must be of one pool."""
+        self.resume(snapshot.blocks, snapshot.recent)
+
+    def resume(self, blocks: Sequence[int], recent: Tensor, known: int = 0) -> None:
+        """Becomes a request with entries in `blocks` and the `recent` bytes of a snapshot.
+
+        `known`: of how many tokens the blocks hold the entries, where that is more than the
+        snapshot's length. These are not written again; the tokens given next must then be those
+        that they were made of.
+        Raises InputError for bytes that are no snapshot of this layout, or too few blocks.
+        """
+        head_bytes = 8 * (3 + 2 * len(self.mtp_lengths))
+        if recent.numel() < head_bytes:
+            raise InputError(f"snapshot: {recent.numel()} bytes are too few for this model")
+        length, floor, oldest, *mtp = recent[:head_bytes].clone().view(torch.int64).tolist()
+        pieces = list(self.layout.recent(length, mtp[::2], length - floor))
+        needed = -(-max(length, known) // BLOCK_TOKENS) if self.layout.block_bytes else 0
+        if recent.numel() != head_bytes + sum(p.nbytes for p in pieces) or len(blocks) < needed:
+            raise InputError(
+                f"snapshot: {recent.numel()} bytes and {len(blocks)} blocks are not those of "
+                f"{length} tokens; was it taken from another model or in another number type?"
+            )
+        self._take(blocks, length, floor, known)
+        self.mtp_lengths, self._oldest = mtp[::2], [oldest, *mtp[1::2]]
+        at = head_bytes
+        for piece in pieces:
+            rows = recent[at : at + piece.nbytes].view(-1, piece.place.format.nbytes)
+            self.memory.write_ring(piece.place, piece.low, rows)
+            at += piece.nbytes
+
+    def replay(self, blocks: Sequence[int], start: int) -> None:
+        """Becomes a request with complete entries in `blocks` that knows no window before `start`.
+
+        Given again the tokens from `start` up to the blocks' end, its windows are exact there if
+        these are at least layers * (window - 1); before, its outputs are not.
+        """
+        known = len(blocks) * BLOCK_TOKENS
+        self._take(blocks, start, known, known)
+        self.mtp_lengths = [start for _ in self.mtp_lengths]
+        self._oldest = [start for _ in self._oldest]
+
+    def _take(self, blocks: Sequence[int], length: int, floor: int, known: int) -> None:
+        """Stands at `length` with `blocks` instead of its own."""
+        self.pool.hold(blocks)
+        self.memory.table.clear()
+        self.memory.table = BlockTable(self.pool, blocks)
+        self.length, self._floor, self.frozen = length, floor, known
+
+    def fork(self) -> RequestState:
+        """An independent request with the same past, in the same pool."""
+        other = RequestState(self.layout, self.pool)
+        other.restore(self.snapshot())
         return other
 
-    def restore(self, snapshot: RequestState) -> None:
-        """Becomes a copy of `snapshot`, which stays usable."""
-        fresh = snapshot.snapshot()
-        self.layers, self.mtp = fresh.layers, fresh.mtp
-        self.length, self._longest = fresh.length, fresh._longest
+    def release(self) -> None:
+        """Gives the blocks back; the state is empty afterwards."""
+        self._take([], 0, 0, 0)
+        self.mtp_lengths = [0 for _ in self.mtp_lengths]
+        self._oldest = [0 for _ in self._oldest]
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all logs, spare room included."""
-        return sum(log.num_bytes for layer in self.layers + self.mtp for log in layer.logs())
+        """Bytes of its rings and blocks, shared ones included."""
+        return self.layout.ring_bytes + len(self.memory.table.blocks) * self.layout.block_bytes

@@ -16,15 +16,17 @@ from torch import Tensor, nn
 
 from dougong.config import V4Config
 from dougong.errors import BackendError, ConfigError, InputError
+from dougong.kernels.paged import BlockPool
 from dougong.kernels.registry import operators
 from dougong.model.attention import Attention
 from dougong.model.batch import Batch, check_tokens
-from dougong.model.decode import TokenStep
+from dougong.model.decode import RecordedSteps
 from dougong.model.expert_cache import ExpertCache
 from dougong.model.hyper_connection import HyperConnection, HyperHead
 from dougong.model.layers import Build, Embedding, Linear, RMSNorm, WideLinear
+from dougong.model.layout import LayerPlaces, StateLayout
 from dougong.model.moe import MoE
-from dougong.model.state import LayerState, RequestState
+from dougong.model.state import RequestState
 
 ROUNDINGS = ("none", "release")
 BACKEND_DTYPES = {"cpu": (torch.float32, torch.bfloat16), "training": (torch.float32,)}
@@ -33,21 +35,21 @@ BACKEND_DTYPES = {"cpu": (torch.float32, torch.bfloat16), "training": (torch.flo
 class Block(nn.Module):
     """One layer: attention and mixture of experts, each inside a hyper-connection."""
 
-    def __init__(self, build: Build, config: V4Config, ratio: int, *, hashed: bool) -> None:
+    def __init__(
+        self, build: Build, config: V4Config, places: LayerPlaces, *, hashed: bool
+    ) -> None:
         super().__init__()
-        self.attn = Attention(build, config, ratio)
+        self.attn = Attention(build, config, places)
         self.ffn = MoE(build, config, hashed=hashed)
         self.attn_norm = RMSNorm(build, config.hidden_size, config.rms_norm_eps)
         self.ffn_norm = RMSNorm(build, config.hidden_size, config.rms_norm_eps)
         self.hc_attn = HyperConnection(build, config)
         self.hc_ffn = HyperConnection(build, config)
 
-    def forward(
-        self, streams_TSD: Tensor, batch: Batch, states: Sequence[LayerState] | None = None
-    ) -> Tensor:
+    def forward(self, streams_TSD: Tensor, batch: Batch) -> Tensor:
         """The streams behind this layer [T, S, D]."""
         x_TD, post, comb = self.hc_attn.collapse(streams_TSD)
-        y_TD: Tensor = self.attn(self.attn_norm(x_TD), batch, states)
+        y_TD: Tensor = self.attn(self.attn_norm(x_TD), batch)
         streams_TSD = self.hc_attn.expand(y_TD, streams_TSD, post, comb)
         x_TD, post, comb = self.hc_ffn.collapse(streams_TSD)
         y_TD = self.ffn(self.ffn_norm(x_TD), batch.ids_T)
@@ -60,8 +62,8 @@ class MTPBlock(Block):
     Two separate projections, the hidden norm per stream; embedding and head are the main model's.
     """
 
-    def __init__(self, build: Build, config: V4Config, ratio: int) -> None:
-        super().__init__(build, config, ratio, hashed=False)
+    def __init__(self, build: Build, config: V4Config, places: LayerPlaces) -> None:
+        super().__init__(build, config, places, hashed=False)
         size, eps = config.hidden_size, config.rms_norm_eps
         self.e_proj = Linear(build, size, size, quantized=True)
         self.h_proj = Linear(build, size, size, quantized=True)
@@ -114,25 +116,28 @@ class Transformer(nn.Module):
         ops, rounded = operators(backend, fallback=fallback), rounding == "release"
         build = Build(ops, dtype, rounded, rounded and config.quantized)
         self.config, self.build = config, build
-        self._step: TokenStep | None = None  # backend cpu's recorded decode step, once it is needed
+        self._steps: RecordedSteps | None = None  # once they are needed
         self.records_steps = False  # set by the loader, where weights never move
         self.expert_cache: ExpertCache | None = None  # by the loader, under a memory budget
         self.embed = Embedding(build, config.vocab_size, config.hidden_size)
-        main, extra = config.num_hidden_layers, config.num_nextn_predict_layers
-        ratios = config.compress_ratios
+        self.layout = StateLayout(config, dtype, rounded=rounded)
+        main, places = config.num_hidden_layers, self.layout.layers
         self.layers = nn.ModuleList(
-            Block(build, config, ratios[i], hashed=i < config.num_hash_layers) for i in range(main)
+            Block(build, config, places[i], hashed=i < config.num_hash_layers) for i in range(main)
         )
-        self.mtp = nn.ModuleList(MTPBlock(build, config, ratios[main + i]) for i in range(extra))
+        self.mtp = nn.ModuleList(MTPBlock(build, config, place) for place in places[main:])
         self.hc_head = HyperHead(build, config)
         self.norm = RMSNorm(build, config.hidden_size, config.rms_norm_eps)
         self.head = WideLinear(build, config.hidden_size, config.vocab_size)
+        self.reset_tables()
 
     def reset_tables(self) -> None:
         """Recomputes the RoPE frequencies, after `to_empty` left them undefined."""
+        tables: dict[bool, Tensor] = {}
         for module in self.modules():
-            if isinstance(module, Attention):
+            if isinstance(module, Attention):  # layers that compress share one, the others another
                 module.reset_tables()
+                module.freqs_P = tables.setdefault(module.ratio > 0, module.freqs_P)
 
     def set_dense_attention(self, dense: bool) -> None:
         """Whether CSA layers attend to every visible entry instead of the selected ones."""
@@ -145,9 +150,9 @@ class Transformer(nn.Module):
         """Where the parameters are."""
         return self.norm.weight.device
 
-    def new_state(self) -> RequestState:
-        """An empty memory for one request."""
-        return RequestState(self.config, self.build.dtype, self.device)
+    def new_state(self, pool: BlockPool | None = None) -> RequestState:
+        """An empty memory for one request; its blocks come from `pool`, or a pool of its own."""
+        return RequestState(self.layout, pool, self.device)
 
     def forward(
         self,
@@ -166,26 +171,26 @@ class Transformer(nn.Module):
         """
         starts = [0] * len(lengths) if states is None else [state.length for state in states]
         check_tokens(self.config, ids_T, lengths, starts)
-        if self.records_steps and states is not None and list(lengths) == [1]:
-            if self._step is None:
-                self._step = TokenStep(self)
-            if self._step.lock.acquire(blocking=False):  # else another thread is in its memory
-                try:
-                    streams_TSD = self._step.run(ids_T, states[0])
-                finally:
-                    self._step.lock.release()
-                states[0].advance(1)
-                return streams_TSD
-        batch = Batch.flatten(ids_T, lengths, starts)
+        for state, length in zip(states or [], lengths, strict=False):
+            state.reserve(length)
+        batch = Batch.of(ids_T, lengths, states)
         if self.expert_cache is not None:
             self.expert_cache.begin(ids_T)
-        embedded_TD: Tensor = self.embed(ids_T)
-        streams_TSD = embedded_TD[:, None].repeat(1, self.config.hc_mult, 1)
-        for i, layer in enumerate(self.layers):
-            memory = None if states is None else [state.layers[i] for state in states]
-            streams_TSD = layer(streams_TSD, batch, memory)
+        streams_TSD = self._layers(batch)
         for state, length in zip(states or [], lengths, strict=False):
             state.advance(length)
+        return streams_TSD
+
+    def _layers(self, batch: Batch) -> Tensor:
+        embedded_TD: Tensor = self.embed(batch.ids_T)
+        if self.records_steps and batch.spans.remembered:
+            self._steps = self._steps or RecordedSteps(self)
+            recorded_TSD = self._steps.run(batch, embedded_TD)
+            if recorded_TSD is not None:
+                return recorded_TSD
+        streams_TSD = embedded_TD[:, None].repeat(1, self.config.hc_mult, 1)
+        for layer in self.layers:
+            streams_TSD = layer(streams_TSD, batch)
         return streams_TSD
 
     def logits(self, streams_TSD: Tensor) -> Tensor:
@@ -211,14 +216,17 @@ class Transformer(nn.Module):
         """
         if not 0 <= block < len(self.mtp):
             raise InputError(f"MTP block {block} does not exist: this model has {len(self.mtp)}")
-        memory = None if states is None else [state.mtp[block] for state in states]
-        starts = [0] * len(lengths) if memory is None else [layer.length for layer in memory]
+        starts = [0] * len(lengths)
+        if states is not None:
+            starts = [state.mtp_lengths[block] for state in states]
         check_tokens(self.config, next_ids_T, lengths, starts)
-        batch = Batch.flatten(next_ids_T, lengths, starts)
+        batch = Batch.of(next_ids_T, lengths, states, block)
         mtp = self.mtp[block]
         assert isinstance(mtp, MTPBlock)
         streams_TSD = mtp.mix(streams_TSD, self.embed(next_ids_T))
-        streams_TSD = mtp(streams_TSD, batch, memory)
+        streams_TSD = mtp(streams_TSD, batch)
+        for state, length in zip(states or [], lengths, strict=False):
+            state.advance_mtp(block, length)
         return streams_TSD
 
     def mtp_logits(self, streams_TSD: Tensor, block: int = 0) -> Tensor:

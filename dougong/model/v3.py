@@ -24,8 +24,8 @@ from dougong.kernels.registry import operators
 from dougong.kernels.router import top_k_lowest_index
 from dougong.model.batch import Batch, check_tokens
 from dougong.model.layers import Build, Embedding, Linear, RMSNorm, WideLinear, parameter
+from dougong.model.log import Log
 from dougong.model.mla import Form, LatentAttention, LatentCache
-from dougong.model.state import Log
 
 
 class V3State:
@@ -51,14 +51,9 @@ class V3State:
         for log in self.logs():
             log.cut(self.length)
 
-    def snapshot(self) -> V3State:
-        """An independent copy, to go on from or to `restore` later."""
+    def fork(self) -> V3State:
+        """An independent request with the same past."""
         return V3State([cache.copy() for cache in self.layers], self.length)
-
-    def restore(self, snapshot: V3State) -> None:
-        """Becomes a copy of `snapshot`, which stays usable."""
-        fresh = snapshot.snapshot()
-        self.layers, self.length = fresh.layers, fresh.length
 
     def logs(self) -> list[Log]:
         """Every log of every layer."""

@@ -47,8 +47,7 @@ def _layer_loss(seen: Packed) -> Tensor:
     assert indexer is not None
     assert seen.entries_MC is not None
     q_TJD, weight_TJ = indexer.queries(seen.latent_TL.detach(), x_TD, seen.rotation_TP)
-    tokens_TX = indexer.compressor.tokens(x_TD, batch.positions_T)
-    keys_MD = indexer.compressor.packed_entries(tokens_TX, batch.lengths, layer.freqs_P)
+    keys_MD = indexer.compressor(x_TD, batch, layer.freqs_P)
     loss: Tensor = layer.build.ops.index_alignment(
         seen.q_THC,
         seen.kv_TC,

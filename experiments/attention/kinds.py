@@ -6,14 +6,17 @@ initialization. Ranks and heads are chosen so that whole models have equal param
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dougong.config import V3Config, V4Config, load_config
+from dougong.kernels.paged import BlockPool
+from dougong.model.batch import Batch
 from dougong.model.initialize import initialize
-from dougong.model.mla import Form, LatentAttention
+from dougong.model.mla import Form, LatentAttention, LatentCache
 from dougong.model.state import RequestState
 from dougong.model.transformer import Transformer
 
@@ -68,19 +71,43 @@ KINDS: dict[str, Kind] = {
 }
 
 
+class CachedAttention(LatentAttention):
+    """MLA that is told beforehand which caches the next call's requests have."""
+
+    caches: list[LatentCache] | None = None
+
+    def forward(self, x_TD: Tensor, batch: Batch) -> Tensor:  # type: ignore[override]
+        """Attends each request's tokens to its own past [T, D]."""
+        return super().forward(x_TD, batch, self.caches)
+
+
+class LatentState(RequestState):
+    """A request's memory in which each layer has MLA's cache."""
+
+    caches: list[LatentCache]
+
+
 class LatentTransformer(Transformer):
-    """V4's transformer with MLA in the place of its attention; states hold MLA's caches."""
+    """V4's transformer with MLA in the place of its attention."""
 
     def __init__(self, config: V4Config, latent: V3Config, *, form: Form, **options: Any) -> None:
         super().__init__(config, **options)
         for layer in self.layers:
-            layer.attn = LatentAttention(self.build, latent, form)
+            layer.attn = CachedAttention(self.build, latent, form)
 
-    def new_state(self) -> RequestState:
+    def new_state(self, pool: BlockPool | None = None) -> LatentState:
         """An empty memory for one request."""
-        state = super().new_state()
-        state.layers = [layer.attn.new_cache() for layer in self.layers]
+        state = LatentState(self.layout, pool)
+        state.caches = [layer.attn.new_cache() for layer in self.layers]
         return state
+
+    def forward(
+        self, ids_T: Tensor, lengths: Sequence[int], states: Sequence[Any] | None = None
+    ) -> Tensor:
+        """The streams behind the last layer [T, S, D]."""
+        for i, layer in enumerate(self.layers):
+            layer.attn.caches = None if states is None else [state.caches[i] for state in states]
+        return super().forward(ids_T, lengths, states)
 
 
 def config_of(kind: Kind) -> V4Config:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dougong.model.mla import LatentCache
-from dougong.model.state import LayerState, Log
+from dougong.model.state import RequestState
 from dougong.model.transformer import Transformer
 from dougong.train.evaluation.reading import STEP_TOKENS
+from experiments.attention.kinds import LatentState, LatentTransformer
 from experiments.attention.stream import FILLER, Document, document, haystack
 
 LONGEST = 8192
@@ -105,17 +105,12 @@ def _right(model: Transformer, made: Iterable[Document]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Kept:
-    """A log of a request's memory: one row for `ratio` tokens; `last`: rows that must stay."""
+    """Rows of a request's memory: one for `ratio` tokens; `last`: how many must stay."""
 
-    log: Log
+    width: int
     ratio: int = 1
     last: int | None = None
     value_bytes: int = CACHE_BYTES
-
-    @property
-    def width(self) -> int:
-        """Values in a row."""
-        return self.log.rows(self.log.end, self.log.end).shape[1]
 
     def bytes_after(self, num_tokens: int) -> int:
         """Bytes to be kept after this many tokens."""
@@ -124,24 +119,44 @@ class Kept:
         return rows * self.width * self.value_bytes
 
 
-def kept_by(layer: LayerState | LatentCache, window: int) -> Iterator[Kept]:
-    """The logs of one layer. Unfinished tokens of a compressor are float32."""
-    if isinstance(layer, LatentCache):
-        yield from map(Kept, layer.logs())
+def kept_by(model: Transformer) -> Iterator[Kept]:
+    """What the layers of `model` keep. Unfinished tokens of a compressor are float32."""
+    if isinstance(model, LatentTransformer):
+        for cache in model.new_state().caches:
+            yield from (Kept(log.rows().shape[1]) for log in cache.logs())
         return
-    yield Kept(layer.window, last=window - 1)
-    for one in (layer.compressor, layer.indexer):
-        if one is not None:
-            overlap = 2 if one.ratio == 4 else 1
-            yield Kept(one.tokens, last=overlap * one.ratio, value_bytes=4)
-            yield Kept(one.entries, ratio=one.ratio)
+    for layer in model.layout.layers:
+        yield Kept(layer.window.format.width, last=model.config.sliding_window - 1)
+        for one in (layer.compressor, layer.indexer):
+            if one is not None:
+                overlap = 2 if one.ratio == 4 else 1
+                yield Kept(one.tokens.format.width, last=overlap * one.ratio, value_bytes=4)
+                yield Kept(one.entries.format.width, ratio=one.ratio)
 
 
 def cache_bytes_per_token(model: Transformer, num_tokens: int = LONGEST) -> float:
     """Bytes that a request of this many tokens must keep, over their number; rows in BF16."""
-    window = model.config.sliding_window
-    kept = [one for layer in model.new_state().layers for one in kept_by(layer, window)]
-    return sum(one.bytes_after(num_tokens) for one in kept) / num_tokens
+    return sum(one.bytes_after(num_tokens) for one in kept_by(model)) / num_tokens
+
+
+def fill(model: Transformer, state: RequestState, context: int) -> None:
+    """Noise in the place of what `context` tokens would leave behind."""
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(state, LatentState):
+        for log in (log for cache in state.caches for log in cache.logs()):
+            log.append(torch.randn(context, log.rows().shape[1], generator=generator))
+        return
+    for layer in model.layout.layers:
+        rings = [layer.window]
+        for one in (layer.compressor, layer.indexer):
+            if one is not None:
+                rings.append(one.tokens)
+                count = context // one.ratio
+                noise = torch.randn(count, one.entries.format.width, generator=generator)
+                state.memory.write_entries(one.entries, 0, noise)
+        for ring in rings:
+            noise = torch.randn(ring.count, ring.format.width, generator=generator)
+            state.memory.write_ring(ring, context - ring.count, ring.format.pack(noise))
 
 
 @torch.inference_mode()
@@ -151,11 +166,8 @@ def decode_ms(model: Transformer, context: int) -> float:
     The caches are filled with noise: what is in them does not change the time.
     """
     state = model.new_state()
-    generator = torch.Generator().manual_seed(0)
-    for layer in state.layers:
-        for one in kept_by(layer, model.config.sliding_window):
-            rows = context // one.ratio
-            one.log.append(torch.randn(rows, one.width, generator=generator))
+    state.reserve(context)
+    fill(model, state, context)
     state.advance(context)
     times = []
     for _ in range(DECODE_STEPS):

@@ -15,6 +15,7 @@ from torch import Tensor
 from dougong.errors import BackendError, CheckpointError, ShapeError
 from dougong.kernels.cpu import products, streams
 from dougong.kernels.cpu.library import set_instruction_path
+from dougong.kernels.paged import Span, Spans
 from dougong.kernels.registry import operators
 from dougong.kernels.stored import StoredMatrix
 
@@ -181,9 +182,6 @@ def test_norms_with_rope_equal_the_reference(
         lambda ops: ops.norm_rope_q(q, turn, 1e-6),
         lambda ops: ops.norm_rope_kv(x, weight, turn, 1e-6, rounded=False),
         lambda ops: ops.rope_index_q(q, turn, rounded=False),
-        lambda ops: ops.finish_entry(
-            x.float(), weight, turn, 1e-6, dtype=dtype, rounded=False, index=False
-        ),
     ]
     for call in calls:
         got, want = call(CPU), call(REFERENCE)
@@ -205,65 +203,6 @@ def test_cache_rounding_equals_the_reference_but_for_ties() -> None:
     ):
         # rounding hides what differs in the last bits, unless a value is at the very border
         assert ((ours - theirs).abs() < 1e-5).float().mean() > 0.995
-
-
-@few
-@given(st.data())
-def test_pool_equals_the_reference(data: st.DataObject) -> None:
-    ratio, overlap = data.draw(st.sampled_from([(4, True), (128, False), (4, False)]))
-    blocks, first = data.draw(st.integers(1, 5)), data.draw(st.booleans())
-    width = data.draw(st.integers(1, 40)) * (2 if overlap else 1)
-    both = noise(blocks, ratio, 2 * width) * 3
-    value, score = both.chunk(2, -1)  # as the model hands them over: views side by side
-    torch.testing.assert_close(
-        CPU.pool(value, score, overlap=overlap, first=first),
-        REFERENCE.pool(value, score, overlap=overlap, first=first),
-        rtol=1e-5, atol=1e-5,
-    )  # fmt: skip
-
-
-@few
-@given(st.data())
-def test_index_selection_equals_the_reference(data: st.DataObject) -> None:
-    tokens, heads = data.draw(st.sampled_from([1, 3, 70])), data.draw(st.integers(1, 13))
-    size, k = data.draw(st.sampled_from([8, 33, 64])), data.draw(st.integers(1, 40))
-    start = data.draw(st.integers(0, 400))
-    num_keys = (start + tokens) // 4
-    # small integers: sums are exact in any order, and ties are common
-    integers = np.random.default_rng(start).integers
-    q, keys = integers(-2, 3, (tokens, heads, size)), integers(-2, 3, (num_keys, size))
-    weight = integers(-1, 2, (tokens, heads))
-    for dtype in DTYPES:
-        args = [torch.tensor(a).to(dtype) for a in (q, weight, keys)]
-        if num_keys == 0:
-            assert CPU.index_select(*args, start=start, ratio=4, k=k).shape == (tokens, 0)
-            continue
-        want = REFERENCE.index_select(*args, start=start, ratio=4, k=k)
-        assert torch.equal(CPU.index_select(*args, start=start, ratio=4, k=k), want)
-
-
-@few
-@given(st.data())
-def test_attention_equals_the_reference(data: st.DataObject) -> None:
-    tokens, heads = data.draw(st.sampled_from([1, 2, 30])), data.draw(st.integers(1, 9))
-    size, ratio = data.draw(st.sampled_from([16, 48, 72, 128])), data.draw(st.sampled_from([0, 4]))
-    start, window = data.draw(st.integers(0, 200)), data.draw(st.sampled_from([1, 20, 128]))
-    num_recent = min(start, window - 1) + tokens
-    entries = selected = None
-    num_entries = (start + tokens) // ratio if ratio else 0
-    if num_entries:
-        entries = noise(num_entries, size, seed=4)
-        if data.draw(st.booleans()):
-            picks = torch.rand(tokens, num_entries).argsort(-1)[:, :9]
-            visible = (torch.arange(start, start + tokens) + 1) // ratio
-            selected = picks.masked_fill(picks >= visible[:, None], -1).sort(-1).values
-    q, recent, sink = noise(tokens, heads, size), noise(num_recent, size, seed=2), noise(heads)
-    turn, options = turns(tokens, 8, start), {"start": start, "window": window, "ratio": ratio}
-    for dtype in DTYPES:
-        args = [None if a is None else a.to(dtype) for a in (q, recent, entries)]
-        want = REFERENCE.attention(*args, selected, sink, turn, **options)
-        got = CPU.attention(*args, selected, sink, turn, **options)
-        torch.testing.assert_close(got.float(), want.float(), **CLOSE[dtype])
 
 
 def test_results_fill_their_tensor_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,10 +259,10 @@ def test_bad_input_is_refused_with_what_was_expected() -> None:
         CPU.grouped_experts(
             noise(1, 64), torch.ones(1, 2), experts, *stack, limit=0.0, rounded=False
         )
-    with pytest.raises(ShapeError, match="do not reach back"):
+    with pytest.raises(ShapeError, match="9 rope pairs"):
         CPU.attention(
-            noise(1, 2, 16), noise(1, 16), None, None, noise(2), turns(1, 4),
-            start=5, window=4, ratio=0,
+            noise(1, 2, 16), noise(1, 16), Spans([Span(0, 1, 0)]), None, None, noise(2),
+            turns(1, 9), ring=None, window=4, ratio=0,
         )  # fmt: skip
     with torch.inference_mode(False), pytest.raises(BackendError, match="no gradients"):
         CPU.linear(torch.randn(3, 64, requires_grad=True), weight)

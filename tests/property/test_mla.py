@@ -110,18 +110,17 @@ def test_requests_in_one_batch_do_not_touch_each_other(before, after, top_k):
 
 @settings(max_examples=15)
 @given(kept=st.integers(1, 30), dropped=st.integers(0, 20), top_k=top_ks)
-def test_rollback_and_restore_give_the_state_before(kept, dropped, top_k):
+def test_rollback_and_fork_give_the_state_before(kept, dropped, top_k):
     made, prompt, draft, follow = model(top_k), ids(kept), ids(dropped, seed=1), ids(5, seed=2)
     with torch.no_grad():
         want = logits(made, torch.cat([prompt, follow]), [kept + 5])[-5:]
-        rolled, restored = made.new_state(), made.new_state()
+        rolled = made.new_state()
         made(prompt, [kept], [rolled])
-        snapshot = rolled.snapshot()
+        forked = rolled.fork()
         if dropped:
             made(draft, [dropped], [rolled])
         rolled.rollback(dropped)
-        restored.restore(snapshot)
-        for state in (rolled, restored, snapshot):
+        for state in (rolled, forked):
             assert state.length == kept
             got = logits(made, follow, [5], [state])
             torch.testing.assert_close(got, want, rtol=0, atol=TOLERANCE)

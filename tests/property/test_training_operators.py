@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dougong.kernels.cpu.library import set_instruction_path
 from dougong.kernels.experts import counted_clamps
+from dougong.kernels.paged import Span, Spans
 from dougong.kernels.registry import operators
 from dougong.kernels.rotary import rotations
 from dougong.kernels.training.muon import muon_step
@@ -45,12 +46,22 @@ def mixing(rows: int, scales: int) -> dict[str, Tensor]:
     }
 
 
-def selection() -> list[Tensor | None]:
-    """Five entries a query in the longest sample, everything elsewhere."""
-    queries = torch.arange(150)[:, None]
-    chosen = (queries * 7 + torch.arange(5) * 11) % 37
-    chosen = chosen.masked_fill(chosen >= (queries + 1) // 4, -1).sort(-1).values
-    return [chosen if length == 150 else None for length in LENGTHS]
+def spans() -> Spans:
+    ends = torch.tensor(LENGTHS).cumsum(0).tolist()
+    return Spans([Span(end - n, end, 0) for end, n in zip(ends, LENGTHS, strict=True)])
+
+
+def selection() -> Tensor:
+    """Five entries a query in the longest sample, every visible one elsewhere: [T, 16]."""
+    rows = []
+    for length in LENGTHS:
+        queries = torch.arange(length)[:, None]
+        chosen = torch.arange(16).expand(length, -1)
+        if length == 150:
+            chosen = ((queries * 7 + torch.arange(5) * 11) % 37).sort(-1).values
+            chosen = torch.cat([torch.full((length, 11), -1), chosen], 1)
+        rows.append(chosen.masked_fill(chosen >= (queries + 1) // 4, -1))
+    return torch.cat(rows)
 
 
 def attention_inputs(ratio: int) -> dict[str, Tensor]:
@@ -60,12 +71,12 @@ def attention_inputs(ratio: int) -> dict[str, Tensor]:
     return inputs | {"sink": noise(HEADS)}
 
 
-def attend(ratio: int, chosen: list[Tensor | None] | None = None) -> Callable[..., Any]:
+def attend(ratio: int, chosen: Tensor | None = None) -> Callable[..., Any]:
     def call(ops: Any, q: Tensor, kv: Tensor, *rest: Tensor) -> Tensor:
         entries, sink = rest if ratio else (None, rest[0])
-        options = {"lengths": LENGTHS, "window": 30, "ratio": ratio}
-        result: Tensor = ops.packed_attention(
-            q, kv, entries, chosen, sink, turns(TOKENS), **options
+        options = {"ring": None, "window": 30, "ratio": ratio}
+        result: Tensor = ops.attention(
+            q, kv, spans(), entries, chosen, sink, turns(TOKENS), **options
         )
         return result
 
@@ -107,9 +118,20 @@ def entropy(ops: Any, x: Tensor, head: Tensor) -> Any:
     return ops.cross_entropy(x, head, target, weight)
 
 
-def finish(ops: Any, pooled: Tensor, weight: Tensor) -> Any:
-    options = {"dtype": pooled.dtype, "rounded": False, "index": False}
-    return ops.finish_entry(pooled, weight, turns(TOKENS), 1e-6, **options)
+def compress(ops: Any, value: Tensor, score: Tensor, ape: Tensor, weight: Tensor) -> Any:
+    entries = sum(n // ape.shape[0] for n in LENGTHS)
+    options = {"dtype": value.dtype, "rounded": False, "index": False, "ring": None, "place": None}
+    return ops.compress(value, score, ape, weight, turns(entries), spans(), eps=1e-6, **options)
+
+
+def compressed(ratio: int) -> Case:
+    width = SIZE * (2 if ratio == 4 else 1)
+    return compress, {
+        "value": noise(TOKENS, width),
+        "score": noise(TOKENS, width, seed=1),
+        "ape": noise(ratio, width),
+        "weight": noise(SIZE),
+    }
 
 
 def expert_weights(count: int) -> dict[str, Tensor]:
@@ -144,7 +166,6 @@ CASES: dict[str, Case] = {
         lambda o, x, w: o.norm_rope_kv(x, w, turns(TOKENS), 1e-6, rounded=False),
         {"x": noise(TOKENS, CHANNELS), "w": noise(CHANNELS)},
     ),
-    "finish_entry": (finish, {"x": noise(TOKENS, CHANNELS), "w": noise(CHANNELS)}),
     "mhc_pre": (mhc, mixing(STREAMS * (2 + STREAMS), 3)),
     "mhc_pre, 3 streams of 24": (
         mhc,
@@ -172,23 +193,17 @@ CASES: dict[str, Case] = {
             "comb": noise(2, 2, TOKENS),
         },
     ),
-    "packed_pool, overlapping": (
-        lambda o, x: o.packed_pool(x, LENGTHS, ratio=4, overlap=True),
-        {"x": noise(TOKENS, 4 * SIZE)},
-    ),
-    "packed_pool": (
-        lambda o, x: o.packed_pool(x, LENGTHS, ratio=32, overlap=False),
-        {"x": noise(TOKENS, 2 * SIZE)},
-    ),
+    "compress, overlapping": compressed(4),
+    "compress": compressed(32),
     "grouped_experts": (
         experts,
         {"x": noise(TOKENS, SIZE), "weights": noise(TOKENS, 2), **expert_weights(7)},
     ),
     "expert_mlp": (own_expert, {"x": noise(TOKENS, SIZE), **expert_weights(1)}),
-    "packed_attention, window": (attend(0), attention_inputs(0)),
-    "packed_attention, all entries": (attend(4), attention_inputs(4)),
-    "packed_attention, long blocks": (attend(128), attention_inputs(128)),
-    "packed_attention, selected": (attend(4, selection()), attention_inputs(4)),
+    "attention, window": (attend(0), attention_inputs(0)),
+    "attention, all entries": (attend(4), attention_inputs(4)),
+    "attention, long blocks": (attend(128), attention_inputs(128)),
+    "attention, selected": (attend(4, selection()), attention_inputs(4)),
     "index_alignment, dense": align(None),
     "index_alignment, selected": align(5),
     "cross_entropy": (entropy, {"x": noise(TOKENS, SIZE), "head": noise(77, SIZE)}),
@@ -241,7 +256,7 @@ def test_every_differentiable_operator_has_a_case() -> None:
     from dougong.kernels.training import OPERATORS
 
     named = {name.split(",")[0] for name in CASES} | {"wide_linear", "logits"}  # the same as linear
-    assert named | {"attention", "index_select"} == set(OPERATORS)
+    assert named | {"index_select", "remember"} == set(OPERATORS)
 
 
 def test_clamped_elements_are_counted() -> None:

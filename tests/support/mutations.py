@@ -84,7 +84,7 @@ def no_derotation(patch: Patch) -> None:
 def plain_theta_in_compressing_layers(patch: Patch) -> None:
     def wrong(self: batch_model.Batch, freqs: Tensor) -> Tensor:
         plain = rotary.frequencies(2 * freqs.shape[0], 10000.0, None)
-        return rotary.rotations(plain, self.positions_T)
+        return rotary.rotations(plain, self.spans.positions)
 
     patch.setattr(batch_model.Batch, "rotations", wrong)
 
@@ -109,7 +109,7 @@ def attend(patch: Patch, change: Callable[[dict[str, Any]], None]) -> None:
     """Changes arguments of the attention operator."""
     right, names = (
         attention_op.attention,
-        ("q_NHC", "recent_WC", "entries_MC", "selected_NK", "sink_H", "rotation_NP"),
+        ("q_THC", "kv_TC", "spans", "entries", "selected_TK", "sink_H", "rotation_TP"),
     )
 
     def wrong(*args: Any, **kwargs: Any) -> Any:
@@ -121,7 +121,7 @@ def attend(patch: Patch, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def yarn_magnitude(patch: Patch) -> None:
-    attend(patch, lambda a: a.update(q_NHC=a["q_NHC"] * 1.277**2))
+    attend(patch, lambda a: a.update(q_THC=a["q_THC"] * 1.277**2))
 
 
 def narrow_window(patch: Patch) -> None:
@@ -133,8 +133,11 @@ def no_sink(patch: Patch) -> None:
 
 
 def entry_position(patch: Patch, wrong: Callable[[Tensor], Tensor]) -> None:
-    right = compressor_model.rotations
-    patch.setattr(compressor_model, "rotations", lambda freqs, at: right(freqs, wrong(at)))
+    def moved(self: batch_model.Batch, freqs: Tensor, ratio: int) -> Tensor:
+        ends = self.spans.positions + 1
+        return rotary.rotations(freqs, wrong(ends[ends % ratio == 0] - ratio))
+
+    patch.setattr(batch_model.Batch, "entry_rotations", moved)
 
 
 def rope_at_pool_index(patch: Patch) -> None:
@@ -170,7 +173,7 @@ def halves_swapped(patch: Patch) -> None:
             value, score = value.roll(half, -1), score.roll(half, -1)
         return right(value, score, overlap=overlap, first=first)
 
-    swap_operator(patch, "pool", wrong)
+    patch.setattr(compressor_op, "pool", wrong)
 
 
 def no_overlap_block(patch: Patch) -> None:
@@ -182,7 +185,7 @@ def no_overlap_block(patch: Patch) -> None:
         half = value.shape[-1] // 2
         return right(value[..., half:], score[..., half:], overlap=False, first=first)
 
-    swap_operator(patch, "pool", wrong)
+    patch.setattr(compressor_op, "pool", wrong)
 
 
 def index_without_relu(patch: Patch) -> None:

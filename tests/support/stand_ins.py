@@ -18,7 +18,7 @@ class Memory:
     def __init__(self, ids: Sequence[int] = ()) -> None:
         self.ids = list(ids)
 
-    def snapshot(self) -> Memory:
+    def fork(self) -> Memory:
         """An independent copy."""
         return Memory(self.ids)
 

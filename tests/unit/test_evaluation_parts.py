@@ -116,7 +116,7 @@ def test_answers_do_not_depend_on_what_else_is_in_the_batch() -> None:
         assert all(token < 60 for token in reply.ids)
     # Behind a state that has read the beginning, too.
     state = state_behind(model, prompts[0][:-1])
-    continued = Question(ids=prompts[0][-1:], max_tokens=1, state=state.snapshot())
+    continued = Question(ids=prompts[0][-1:], max_tokens=1, state=state.fork())
     assert answer_all(model, [continued], stop_id=1, num_ids=60) == together[:1]
 
 

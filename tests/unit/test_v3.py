@@ -56,7 +56,7 @@ def test_a_token_costs_576_cached_values_in_every_layer(preset, index_values):
     config = load_config(preset)
     with torch.device("meta"):
         cache = LatentAttention(BUILD, config, "absorbed").new_cache()
-    widths = [log.rows(0, 0).shape[1] for log in cache.logs()]
+    widths = [log.rows().shape[1] for log in cache.logs()]
     assert sum(widths) == 576 + index_values
 
 
@@ -64,7 +64,7 @@ def test_the_state_holds_one_row_of_latents_for_each_token():
     model = tiny_model()
     state = model.new_state()
     model(torch.arange(9), [9], [state])
-    rows = [log.rows(0, log.end) for log in state.logs()]
+    rows = [log.rows() for log in state.logs()]
     assert [tuple(row.shape) for row in rows] == [(9, 12 + 4)] * 2
 
 

@@ -1,104 +1,104 @@
 """Index selection and attention.
 
-Shapes: N queries of one request at consecutive positions, H heads, C channels, W window entries,
-M compressed entries, K selected entries, J index heads, D index channels, P rope pairs.
+Shapes: T flat tokens, H heads, C channels, K selected entries, J index heads, D index channels,
+P rope pairs.
 """
 
 from __future__ import annotations
+
+import ctypes
 
 import torch
 from torch import Tensor
 
 from dougong.errors import ShapeError
-from dougong.kernels.cpu.library import Attention, Index
+from dougong.kernels.cpu.library import Attention, Index, Remember
+from dougong.kernels.cpu.memory import check_place, native_entries, native_place, native_spans
 from dougong.kernels.cpu.program import call
 from dougong.kernels.cpu.tensors import contiguous, dtype_code, floats, indices, inference_only
+from dougong.kernels.paged import Entries, Place, Spans
 
 
 def index_select(
-    q_NJD: Tensor, weight_NJ: Tensor, keys_MD: Tensor, *, start: int, ratio: int, k: int
+    q_TJD: Tensor, weight_TJ: Tensor, spans: Spans, keys: Entries, *, ratio: int, k: int
 ) -> Tensor:
-    """The k best visible entries of each query, ascending, -1 where there are fewer: [N, K]."""
-    inference_only(q_NJD, weight_NJ, keys_MD)
-    q_NJD = contiguous(q_NJD, "index_select: q", -1, -1, -1)
-    tokens, heads, size = q_NJD.shape
-    keys_MD = contiguous(keys_MD, "index_select: keys", -1, size)
-    weight_NJ = contiguous(weight_NJ, "index_select: weight", tokens, heads)
-    dtype = dtype_code(q_NJD, "index_select: q")
-    if keys_MD.dtype != q_NJD.dtype or start < 0 or ratio < 1:
-        raise ShapeError(f"index_select: keys are {keys_MD.dtype}, queries {q_NJD.dtype}")
-    num_keys = keys_MD.shape[0]
-    k = min(k, num_keys)
-    selected_NK = torch.empty(tokens, k, dtype=torch.int64)
+    """The k best visible entries of each query, ascending, -1 where there are fewer: [T, K]."""
+    inference_only(q_TJD, weight_TJ)
+    tokens = sum(spans.lengths)
+    q_TJD = contiguous(q_TJD, "index_select: q", tokens, -1, -1)
+    _, heads, size = q_TJD.shape
+    weight_TJ = contiguous(weight_TJ, "index_select: weight", tokens, heads)
+    dtype = dtype_code(q_TJD, "index_select: q")
+    array, place, kept = native_entries(keys, spans, ratio, size, q_TJD.dtype, "index_select")
+    k = min(k, spans.longest // ratio)
+    selected_TK = torch.zeros(tokens, k, dtype=torch.int64)  # a recorded one is checked unrun
     arguments = Index(
-        q_NJD.data_ptr(), weight_NJ.data_ptr(), keys_MD.data_ptr(), selected_NK.data_ptr(),
-        tokens, heads, size, num_keys, start, ratio, k, dtype,
-        dtype_code(weight_NJ, "index_select: weight"),
+        q_TJD.data_ptr(), weight_TJ.data_ptr(), ctypes.addressof(array), ctypes.addressof(place),
+        selected_TK.data_ptr(), len(spans), tokens, heads, size, ratio, k, dtype,
+        dtype_code(weight_TJ, "index_select: weight"),
     )  # fmt: skip
-    if k:
-        call("dg_index", arguments, q_NJD, weight_NJ, keys_MD, selected_NK)
-    return selected_NK
+    call("dg_index", arguments, q_TJD, weight_TJ, array, kept, selected_TK)
+    return selected_TK
 
 
 def attention(
-    q_NHC: Tensor,
-    recent_WC: Tensor,
-    entries_MC: Tensor | None,
-    selected_NK: Tensor | None,
+    q_THC: Tensor,
+    kv_TC: Tensor,
+    spans: Spans,
+    entries: Entries | None,
+    selected_TK: Tensor | None,
     sink_H: Tensor,
-    rotation_NP: Tensor,
+    rotation_TP: Tensor,
     *,
-    start: int,
+    ring: Place | None,
     window: int,
     ratio: int,
 ) -> Tensor:
-    """Attention output [N, H, C] in q's dtype, RoPE undone; arguments as in the reference."""
-    inference_only(q_NHC, recent_WC, sink_H)
-    q_NHC = contiguous(q_NHC, "attention: q", -1, -1, -1)
-    tokens, heads, size = q_NHC.shape
-    recent_WC = contiguous(recent_WC, "attention: recent", -1, size)
-    num_recent, pairs = recent_WC.shape[0], rotation_NP.shape[-1]
-    rotation_NP = contiguous(rotation_NP, "attention: rotation", tokens, pairs)
-    if num_recent < min(start + tokens, window - 1 + tokens) or 2 * pairs > size:
+    """Attention output [T, H, C] in q's dtype, RoPE undone; arguments as in the reference."""
+    inference_only(q_THC, kv_TC, sink_H)
+    tokens = sum(spans.lengths)
+    q_THC = contiguous(q_THC, "attention: q", tokens, -1, -1)
+    _, heads, size = q_THC.shape
+    kv_TC = contiguous(kv_TC, "attention: kv", tokens, size)
+    pairs = rotation_TP.shape[-1]
+    rotation_TP = contiguous(rotation_TP, "attention: rotation", tokens, pairs)
+    if 2 * pairs > size or rotation_TP.dtype != torch.complex64 or kv_TC.dtype != q_THC.dtype:
         raise ShapeError(
-            f"attention: {num_recent} window entries do not reach back {window} positions from "
-            f"{start}, or {pairs} rope pairs exceed {size} channels"
+            f"attention: {pairs} rope pairs in {rotation_TP.dtype}, {size} channels in "
+            f"{q_THC.dtype}, window entries in {kv_TC.dtype} do not fit together"
         )
-    if rotation_NP.dtype != torch.complex64:
-        raise ShapeError(f"attention: rotations are {rotation_NP.dtype}; expected complex64")
-    entries, selected = _entries(entries_MC, selected_NK, q_NHC, start, ratio)
-    if recent_WC.dtype != q_NHC.dtype:
-        raise ShapeError(f"attention: window is {recent_WC.dtype}, queries {q_NHC.dtype}")
-    sink_H = floats(sink_H, "attention: sink", heads)
-    out_NHC = torch.empty_like(q_NHC)
+    array, place, kept = native_spans(spans), None, None
+    if entries is not None:
+        array, place, kept = native_entries(entries, spans, ratio, size, q_THC.dtype, "attention")
+    if selected_TK is not None:
+        limit = max(spans.longest // max(ratio, 1), 1)
+        selected_TK = indices(selected_TK, "attention: selected", limit, tokens, -1)
+    if ring is not None:
+        check_place(ring, size, q_THC.dtype, "attention: ring")
+    sink_H, out_THC = floats(sink_H, "attention: sink", heads), torch.empty_like(q_THC)
     arguments = Attention(
-        q_NHC.data_ptr(), recent_WC.data_ptr(),
-        None if entries is None else entries.data_ptr(),
-        None if selected is None else selected.data_ptr(),
-        sink_H.data_ptr(), rotation_NP.data_ptr(), out_NHC.data_ptr(),
-        tokens, heads, size, pairs, num_recent, 0 if selected is None else selected.shape[1],
-        start, window, max(ratio, 1), dtype_code(q_NHC, "attention: q"),
+        q_THC.data_ptr(), kv_TC.data_ptr(), ctypes.addressof(array),
+        None if ring is None else ctypes.addressof(native_place(ring)),
+        None if place is None else ctypes.addressof(place),
+        None if selected_TK is None else selected_TK.data_ptr(),
+        sink_H.data_ptr(), rotation_TP.data_ptr(), out_THC.data_ptr(),
+        len(spans), tokens, heads, size, pairs,
+        0 if selected_TK is None else selected_TK.shape[1],
+        window, max(ratio, 1), dtype_code(q_THC, "attention: q"),
     )  # fmt: skip
-    kept = (q_NHC, recent_WC, entries, selected, sink_H, rotation_NP, out_NHC)
-    call("dg_attention", arguments, *kept)
-    return out_NHC
+    held = (q_THC, kv_TC, array, kept, selected_TK, sink_H, rotation_TP, out_THC)
+    call("dg_attention", arguments, *held)
+    return out_THC
 
 
-def _entries(
-    entries_MC: Tensor | None, selected_NK: Tensor | None, q_NHC: Tensor, start: int, ratio: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """Entries and selection, checked; both None where nothing is compressed yet."""
-    if entries_MC is None or entries_MC.shape[0] == 0:
-        return None, None
-    tokens, _, size = q_NHC.shape
-    entries_MC = contiguous(entries_MC, "attention: entries", -1, size)
-    if entries_MC.dtype != q_NHC.dtype or ratio < 1:
-        raise ShapeError(f"attention: entries are {entries_MC.dtype}, queries {q_NHC.dtype}")
-    if selected_NK is not None:
-        name = "attention: selected"
-        return entries_MC, indices(selected_NK, name, entries_MC.shape[0], tokens, -1)
-    if entries_MC.shape[0] < (start + tokens) // ratio:
-        raise ShapeError(
-            f"attention: {entries_MC.shape[0]} entries for {start + tokens} tokens at {ratio} each"
-        )
-    return entries_MC, None
+def remember(kv_TC: Tensor, spans: Spans, ring: Place) -> None:
+    """Puts each request's newest window entries into its ring."""
+    tokens, size = sum(spans.lengths), ring.format.width
+    kv_TC = contiguous(kv_TC, "remember: kv", tokens, size)
+    check_place(ring, size, kv_TC.dtype, "remember")
+    array = native_spans(spans)
+    arguments = Remember(
+        kv_TC.data_ptr(), ctypes.addressof(array), ctypes.addressof(native_place(ring)),
+        len(spans), tokens, size, dtype_code(kv_TC, "remember: kv"),
+    )  # fmt: skip
+    call("dg_remember", arguments, kv_TC, array)

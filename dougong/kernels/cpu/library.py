@@ -91,17 +91,36 @@ class NormRope(ctypes.Structure):
     )
 
 
-class Pool(ctypes.Structure):
-    """Arguments of dg_pool."""
+class NativePlace(ctypes.Structure):
+    """A `paged.Place`."""
 
-    _fields_ = struct_fields("value score pooled", "entries ratio width stride overlap first")
+    _fields_ = struct_fields("", "format width rope bytes offset count")
+
+
+class NativeSpan(ctypes.Structure):
+    """A `paged.Span`."""
+
+    _fields_ = (
+        *struct_fields("", "low tokens start oldest frozen"),
+        *struct_fields("rings blocks", ""),
+    )
+
+
+class Compress(ctypes.Structure):
+    """Arguments of dg_compress."""
+
+    _fields_ = struct_fields(
+        "value score ape weight rotation spans ring entries",
+        "num_spans tokens ratio width pairs overlap dtype rounding",
+        "eps",
+    )
 
 
 class Index(ctypes.Structure):
     """Arguments of dg_index."""
 
     _fields_ = struct_fields(
-        "q weight keys selected", "tokens heads size num_keys start ratio k dtype weight_dtype"
+        "q weight spans keys selected", "num_spans tokens heads size ratio k dtype weight_dtype"
     )
 
 
@@ -109,15 +128,27 @@ class Attention(ctypes.Structure):
     """Arguments of dg_attention."""
 
     _fields_ = struct_fields(
-        "q recent entries selected sink rotation out",
-        "tokens heads size pairs num_recent num_selected start window ratio dtype",
+        "q kv spans ring entries selected sink rotation out",
+        "num_spans tokens heads size pairs num_selected window ratio dtype",
     )
+
+
+class Remember(ctypes.Structure):
+    """Arguments of dg_remember."""
+
+    _fields_ = struct_fields("kv spans ring", "num_spans tokens size dtype")
 
 
 class Add(ctypes.Structure):
     """Arguments of dg_add."""
 
     _fields_ = struct_fields("a b y", "count y_dtype")
+
+
+class Lookup(ctypes.Structure):
+    """Arguments of dg_lookup."""
+
+    _fields_ = struct_fields("table ids out", "count width")
 
 
 class Call(ctypes.Structure):
@@ -134,10 +165,12 @@ CALLS: dict[str, type[ctypes.Structure]] = {
     "dg_mhc_mix": Mhc,
     "dg_mhc_post": MhcPost,
     "dg_norm_rope": NormRope,
-    "dg_pool": Pool,
+    "dg_compress": Compress,
     "dg_index": Index,
     "dg_attention": Attention,
+    "dg_remember": Remember,
     "dg_add": Add,
+    "dg_lookup": Lookup,
 }
 
 

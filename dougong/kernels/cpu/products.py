@@ -152,7 +152,7 @@ def router(
     if bias_E is not None:
         bias_E = floats(bias_E, "router: bias", num_experts)
     weights_TK = torch.empty(tokens, top_k, dtype=torch.float32)
-    experts_TK = torch.empty(tokens, top_k, dtype=torch.int64)
+    experts_TK = torch.zeros(tokens, top_k, dtype=torch.int64)  # a recorded one is checked unrun
     described = matrices(weight_ED, "router: weight")
     arguments = Router(
         ctypes.addressof(described), x_TD.data_ptr(),

@@ -1,8 +1,8 @@
-"""Recorded operator calls: a decode step repeats them with a few numbers changed.
+"""Recorded operator calls: a decode step is one native call that repeats them.
 
 One token's arithmetic takes microseconds an operator, and so would calling each from Python. Inside
 `recording(program)` operators are checked and given memory as always, but only noted down; the
-program then runs them all in one native call, as often as wanted, on the same memory.
+program then runs them all, as often as wanted, on the same memory.
 """
 
 from __future__ import annotations
@@ -15,42 +15,46 @@ from typing import Any
 
 from torch import Tensor
 
-from dougong.kernels.cpu.library import CALLS, Add, Call, library
-from dougong.kernels.cpu.tensors import DTYPES, floats
+from dougong.kernels.cpu.library import CALLS, Call, library
 
 _CODES = {name: code for code, name in enumerate(CALLS)}
+_COUNTS = ("tokens", "rows", "count")  # an operator's field that grows with the tokens
 _active = threading.local()
 
 
 class Program:
-    """Calls in order; `arguments` of the last one recorded can be changed between runs."""
+    """Calls in order, recorded for `capacity` tokens; fewer use the front of the same memory."""
 
-    def __init__(self) -> None:
-        self._names: list[str] = []
-        self._arguments: list[Any] = []
-        self._kept: list[Any] = []  # memory that the arguments point to
-        self._calls: ctypes.Array[Call] | None = None
-
-    @property
-    def last(self) -> Any:
-        """The arguments of the call recorded last."""
-        return self._arguments[-1]
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self._size = capacity, (capacity, 0)
+        self._calls: list[Call] = []
+        self._kept: list[Any] = []  # arguments, and the memory that they point to
+        self._counts: list[tuple[Any, str, int]] = []  # whose field is how much for each token
+        self._spanned: list[Any] = []  # arguments with spans
+        self._array: ctypes.Array[Call] | None = None
 
     def note(self, name: str, arguments: ctypes.Structure, kept: tuple[Any, ...]) -> None:
         """Records one call."""
-        self._names.append(name)
-        self._arguments.append(arguments)
+        self._calls.append(Call(_CODES[name], ctypes.addressof(arguments)))
         # a detached tensor keeps its memory, whatever happens to the parameter it came from
-        self._kept.append([x.detach() if isinstance(x, Tensor) else x for x in kept])
-        self._calls = None
+        self._kept.append([x.detach() if isinstance(x, Tensor) else x for x in (arguments, *kept)])
+        field = next(field for field in _COUNTS if hasattr(arguments, field))
+        self._counts.append((arguments, field, getattr(arguments, field) // self.capacity))
+        if hasattr(arguments, "num_spans"):
+            self._spanned.append(arguments)
 
-    def run(self) -> None:
-        """Runs every call in order."""
-        if self._calls is None:
-            pairs = zip(self._names, self._arguments, strict=True)
-            calls = [Call(_CODES[name], ctypes.addressof(a)) for name, a in pairs]
-            self._calls = (Call * len(calls))(*calls)
-        library().dg_run(self._calls, len(self._calls))
+    def run(self, tokens: int, num_spans: int) -> None:
+        """Runs every call in order, for the first `tokens` rows and `num_spans` spans."""
+        assert tokens <= self.capacity
+        if self._size != (tokens, num_spans):
+            for arguments, field, each in self._counts:
+                setattr(arguments, field, each * tokens)
+            for arguments in self._spanned:
+                arguments.num_spans = num_spans
+            self._size = tokens, num_spans
+        if self._array is None:
+            self._array = (Call * len(self._calls))(*self._calls)
+        library().dg_run(self._array, len(self._array))
 
 
 @contextmanager
@@ -70,11 +74,3 @@ def call(name: str, arguments: ctypes.Structure, *kept: Any) -> None:
         getattr(library(), name)(arguments)
     else:
         program.note(name, arguments, kept)
-
-
-def add(a: Tensor, b: Tensor, y: Tensor) -> Tensor:
-    """y = a + b of float32 tensors of y's shape, rounded to y's dtype."""
-    a, b = floats(a, "add: a", *y.shape), floats(b, "add: b", *y.shape)
-    arguments = Add(a.data_ptr(), b.data_ptr(), y.data_ptr(), y.numel(), DTYPES[y.dtype])
-    call("dg_add", arguments, a, b, y)
-    return y

@@ -1,7 +1,6 @@
-"""mHC, norms with RoPE, and the compressor.
+"""mHC, and norms with RoPE.
 
-Shapes: T tokens, S streams, D hidden size, H heads, C channels, P rope pairs, B blocks, M tokens of
-a block, X width of a token.
+Shapes: T tokens, S streams, D hidden size, H heads, C channels, P rope pairs.
 """
 
 from __future__ import annotations
@@ -10,9 +9,16 @@ import torch
 from torch import Tensor
 
 from dougong.errors import ShapeError
-from dougong.kernels.cpu.library import Mhc, MhcPost, NormRope, Pool
+from dougong.kernels.cpu.library import Add, Lookup, Mhc, MhcPost, NormRope
 from dougong.kernels.cpu.program import call
-from dougong.kernels.cpu.tensors import DTYPES, contiguous, dtype_code, floats, inference_only
+from dougong.kernels.cpu.tensors import (
+    DTYPES,
+    contiguous,
+    dtype_code,
+    floats,
+    indices,
+    inference_only,
+)
 
 NO_ROUNDING, FP8_CACHE, FP4_INDEX = range(3)
 MAX_STREAMS = 8  # as in kernels/native/streams.h
@@ -103,7 +109,6 @@ def norm_rope(
     eps: float,
     *,
     rounding: int = NO_ROUNDING,
-    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Norm (eps < 0: none), RoPE and rounding over the last dim; heads share a token's rotation."""
     inference_only(x, weight_C)
@@ -124,7 +129,7 @@ def norm_rope(
         rotation_TP = contiguous(rotation_TP, "rope: rotation", x.shape[0], pairs)
     if rounding == FP4_INDEX and size & (size - 1):
         raise ShapeError(f"index rounding: {size} channels; expected a power of two")
-    y = torch.empty(x.shape, dtype=dtype or x.dtype)
+    y = torch.empty_like(x)
     arguments = NormRope(
         x.data_ptr(), None if weight_C is None else weight_C.data_ptr(),
         None if rotation_TP is None else rotation_TP.data_ptr(), y.data_ptr(),
@@ -158,43 +163,22 @@ def rope_index_q(q_TJD: Tensor, rotation_TP: Tensor, *, rounded: bool) -> Tensor
     return norm_rope(q_TJD, None, rotation_TP, -1.0, rounding=rounding)
 
 
-def pool(value_BMX: Tensor, score_BMX: Tensor, *, overlap: bool, first: bool) -> Tensor:
-    """Softmax-weighted mean over the tokens of each block, every channel by itself: [B, D]."""
-    inference_only(value_BMX, score_BMX)
-    blocks, ratio, width = value_BMX.shape
-    if value_BMX.dtype != torch.float32 or score_BMX.dtype != torch.float32:
-        raise ShapeError(f"pool: {value_BMX.dtype} and {score_BMX.dtype}; expected float32")
-    if score_BMX.shape != value_BMX.shape or (overlap and width % 2):
-        raise ShapeError(
-            f"pool: values {list(value_BMX.shape)} and scores {list(score_BMX.shape)} differ, or "
-            "overlapping blocks have an odd width"
-        )
-    stride = value_BMX.stride(1)
-    if (
-        value_BMX.stride() != (ratio * stride, stride, 1)
-        or score_BMX.stride() != value_BMX.stride()
-    ):
-        value_BMX, score_BMX, stride = value_BMX.contiguous(), score_BMX.contiguous(), width
-    entries = blocks if first or not overlap else blocks - 1
-    pooled_BD = torch.empty(max(entries, 0), width // 2 if overlap else width)
-    arguments = Pool(
-        value_BMX.data_ptr(), score_BMX.data_ptr(), pooled_BD.data_ptr(),
-        pooled_BD.shape[0], ratio, width, stride, overlap, first,
-    )  # fmt: skip
-    call("dg_pool", arguments, value_BMX, score_BMX, pooled_BD)
-    return pooled_BD
+def add(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a + b of float32 tensors, rounded to `dtype`."""
+    a, b = floats(a, "add: a", *b.shape), floats(b, "add: b", *b.shape)
+    y = torch.empty(b.shape, dtype=dtype)
+    arguments = Add(a.data_ptr(), b.data_ptr(), y.data_ptr(), y.numel(), dtype_code(y, "add: y"))
+    call("dg_add", arguments, a, b, y)
+    return y
 
 
-def finish_entry(
-    pooled_BD: Tensor,
-    weight_D: Tensor,
-    rotation_BP: Tensor,
-    eps: float,
-    *,
-    dtype: torch.dtype,
-    rounded: bool,
-    index: bool,
-) -> Tensor:
-    """A pooled block becomes a cache entry: cast, RMS norm, RoPE, rounding if asked."""
-    rounding = NO_ROUNDING if not rounded else FP4_INDEX if index else FP8_CACHE
-    return norm_rope(pooled_BD, weight_D, rotation_BP, eps, rounding=rounding, dtype=dtype)
+def lookup(table_VK: Tensor, ids_T: Tensor) -> Tensor:
+    """Rows `ids_T` of an int64 table: [T, K]."""
+    rows, width = table_VK.shape
+    ids_T = indices(ids_T, "lookup: ids", rows, -1)
+    out_TK = torch.zeros(ids_T.shape[0], width, dtype=torch.int64)
+    arguments = Lookup(
+        table_VK.data_ptr(), ids_T.data_ptr(), out_TK.data_ptr(), ids_T.shape[0], width
+    )
+    call("dg_lookup", arguments, table_VK, ids_T, out_TK)
+    return out_TK

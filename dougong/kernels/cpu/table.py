@@ -6,9 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from dougong.kernels import compressor
-from dougong.kernels.attention import packed_attention
-from dougong.kernels.cpu import attention, products, streams
+from dougong.kernels.cpu import attention, compressor, products, streams
 from dougong.kernels.linear import cross_entropy
 from dougong.kernels.training.attention import index_alignment
 
@@ -25,13 +23,13 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "norm_rope_q": streams.norm_rope_q,
     "norm_rope_kv": streams.norm_rope_kv,
     "rope_index_q": streams.rope_index_q,
-    "pool": streams.pool,
-    "finish_entry": streams.finish_entry,
-    "packed_pool": partial(compressor.packed_pool, pool=streams.pool),
+    "compress": compressor.compress,
     "index_select": attention.index_select,
     "index_alignment": index_alignment,
     "attention": attention.attention,
-    "packed_attention": partial(packed_attention, attend=attention.attention),
+    "remember": attention.remember,
+    "add": streams.add,
+    "lookup": streams.lookup,
     "grouped_projection": products.grouped_projection,
     "logits": products.wide_linear,
     "cross_entropy": partial(cross_entropy, product=products.wide_linear),

@@ -3,6 +3,7 @@
 // A query's keys come in one order, window first, then entries by index, whatever the chunk it
 // arrived in; every sum runs along that order.
 #pragma once
+#include "entries.h"
 #include "streams.h"
 
 namespace DG_PATH {
@@ -97,59 +98,83 @@ inline void mix_values(const float* p, int64_t stride, const T* const* key, int6
     }
 }
 
-// The keys of query n in order: at most window + visible (or selected) of them.
-template <class T>
-inline int64_t keys_of(const dg_attention_args& a, int64_t n, const T** key) {
-    const int64_t position = a.start + n, oldest = a.start + a.tokens - a.num_recent;
-    int64_t count = 0;
-    const T *recent = (const T*)a.recent, *entries = (const T*)a.entries;
-    for (int64_t j = std::max<int64_t>(position - a.window + 1, 0); j <= position; j++)
-        key[count++] = recent + (j - oldest) * a.size;
-    if (!entries) return count;
-    if (!a.selected) {
-        for (int64_t j = 0; j < (position + 1) / a.ratio; j++) key[count++] = entries + j * a.size;
-        return count;
+// What one query attends to: rows of kv, ring and blocks, those of another format decoded.
+template <class T> struct Keys {
+    const T** at;
+    T* room;
+    int64_t count, size;
+    void add(const T* row) { at[count++] = row; }
+    void add(const dg_place& place, const uint8_t* row) {
+        add(read_row(place, row, room));
+        if (at[count - 1] == room) room += size;
     }
-    const int64_t* selected = a.selected + n * a.num_selected;
-    for (int64_t j = 0; j < a.num_selected; j++)
-        if (selected[j] >= 0) key[count++] = entries + selected[j] * a.size;
-    return count;
+};
+DG_INLINE void prefetch(const uint8_t* row, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
+}
+
+// The keys of flat row t in order, at most window + visible (or selected) of them.
+template <class T> void gather_keys(const dg_attention_args& a, const dg_span& s, int64_t t, Keys<T>& keys) {
+    const int64_t position = s.start + t - s.low;
+    int64_t j = std::max({position - a.window + 1, s.oldest, (int64_t)0});
+    for (; j < s.start; j++) keys.add(*a.ring, ring_row(*a.ring, s, j));
+    for (; j <= position; j++) keys.add((const T*)a.kv + (s.low + j - s.start) * a.size);
+    if (!a.entries) return;
+    const Blocks blocks(*a.entries, s);
+    if (!a.selected) {
+        for (int64_t i = 0; i < (position + 1) / a.ratio; i++) keys.add(*a.entries, blocks.at(i));
+        return;
+    }
+    constexpr int64_t AHEAD = 8;  // selected entries lie anywhere: no hardware foresees them
+    const int64_t *selected = a.selected + t * a.num_selected, *end = selected + a.num_selected;
+    while (selected < end && *selected < 0) selected++;
+    for (const int64_t* i = selected; i < end; i++) {
+        if (i + AHEAD < end) prefetch(blocks.at(i[AHEAD]), blocks.bytes);
+        keys.add(*a.entries, blocks.at(*i));
+    }
 }
 
 // One query, four heads (fewer: the last one repeats and is not written).
-template <class T>
-inline void attend(const dg_attention_args& a, int64_t n, int64_t head, const T** key, int64_t count) {
-    const int64_t room = (count + LANES - 1) / LANES * LANES;
+template <class T> void attend(const dg_attention_args& a, int64_t t, int64_t head, const Keys<T>& keys) {
+    const int64_t room = (keys.count + LANES - 1) / LANES * LANES;
     float* p = scratch<float, 41>(HEADS * room);
     float* out = scratch<float, 42>(HEADS * a.size);
     const T* q[HEADS];
     for (int h = 0; h < HEADS; h++)
-        q[h] = (const T*)a.q + (n * a.heads + std::min(head + h, a.heads - 1)) * a.size;
-    for (int64_t i = count; i < room; i++) key[i] = key[count - 1];
+        q[h] = (const T*)a.q + (t * a.heads + std::min(head + h, a.heads - 1)) * a.size;
     const float scale = (float)(1.0 / sqrt((double)a.size));
-    for (int64_t i = 0; i < room; i += KEYS) score_keys(q, key + i, a.size, scale, p + i, room);
+    for (int64_t i = 0; i < room; i += KEYS) score_keys(q, keys.at + i, a.size, scale, p + i, room);
     const int64_t real = std::min<int64_t>(HEADS, a.heads - head);
     for (int64_t h = 0; h < HEADS; h++)
-        softmax<T>(p + h * room, count, room, a.sink[std::min(head + h, a.heads - 1)]);
-    mix_values(p, room, key, count, a.size, out, a.size);
+        softmax<T>(p + h * room, keys.count, room, a.sink[std::min(head + h, a.heads - 1)]);
+    mix_values(p, room, keys.at, keys.count, a.size, out, a.size);
     for (int64_t h = 0; h < real; h++) {
         float* o = out + h * a.size;
         settle<T>(o, a.size);
-        rotate(o + a.size - 2 * a.pairs, a.rotation + n * 2 * a.pairs, a.pairs, true);
-        T* to = (T*)a.out + (n * a.heads + head + h) * a.size;
+        rotate(o + a.size - 2 * a.pairs, a.rotation + t * 2 * a.pairs, a.pairs, true);
+        T* to = (T*)a.out + (t * a.heads + head + h) * a.size;
         for (int64_t c = 0; c < a.size; c += LANES)
             store_some(to + c, load_some(o + c, a.size - c), a.size - c);
     }
 }
 
+// A task is a query; a few queries are cut further, into runs of heads that gather the keys anew.
 template <class T> void attention_as(const dg_attention_args& a) {
-    const int64_t groups = (a.heads + HEADS - 1) / HEADS;
-    const int64_t most = a.window + LANES +
-                         (a.selected ? a.num_selected : a.entries ? (a.start + a.tokens) / a.ratio : 0);
-    parallel(a.tokens * groups, a.tokens * a.heads * a.size * most, [&](int64_t i) {
-        const T** key = scratch<const T*, 40>(most);
-        const int64_t count = keys_of(a, i / groups, key);
-        attend(a, i / groups, i % groups * HEADS, key, count);
+    const int64_t groups = (a.heads + HEADS - 1) / HEADS, threads = dg_threads();
+    const int64_t parts = a.tokens < 4 * threads ? std::min(groups, threads) : 1;
+    const int32_t* of = spans_of_rows(a.spans, a.num_spans, a.tokens);
+    int64_t most = a.selected ? a.num_selected : 0;
+    for (int64_t s = 0; a.entries && !a.selected && s < a.num_spans; s++)
+        most = std::max(most, (a.spans[s].start + a.spans[s].tokens) / a.ratio);
+    most += a.window + LANES;
+    const bool plain = (!a.ring || is_plain<T>(*a.ring)) && (!a.entries || is_plain<T>(*a.entries));
+    parallel(a.tokens * parts, a.tokens * a.heads * a.size * most, [&](int64_t i) {
+        const int64_t t = i / parts;
+        Keys<T> keys{scratch<const T*, 40>(most), plain ? nullptr : scratch<T, 45>(most * a.size), 0, a.size};
+        gather_keys(a, a.spans[of[t]], t, keys);
+        for (int64_t k = keys.count; k % LANES; k++) keys.at[k] = keys.at[keys.count - 1];
+        const Range r = part(groups, parts, i % parts, 1);
+        for (int64_t g = r.low; g < r.high; g++) attend(a, t, g * HEADS, keys);
     });
 }
 inline void attention(const dg_attention_args& a) {

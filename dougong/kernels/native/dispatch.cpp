@@ -35,6 +35,7 @@ const Path* find(const char* name) {
 
 std::atomic<const Path*> chosen{nullptr};
 std::atomic<int> fixed_threads{0};
+std::atomic<int> narrow_products{0};
 
 // A forked child has none of OpenMP's threads, and libgomp would wait for them forever.
 struct AfterFork {
@@ -65,6 +66,8 @@ int dg_set_path(const char* name) {
     return wanted ? 0 : -1;
 }
 void dg_set_threads(int threads) { fixed_threads.store(threads); }
+void dg_set_products(int bfloat16) { narrow_products.store(bfloat16); }
+int dg_products(void) { return narrow_products.load(std::memory_order_relaxed); }
 int dg_threads(void) {
     const int fixed = fixed_threads.load(std::memory_order_relaxed);
     return fixed > 0 ? fixed : omp_get_max_threads();
@@ -75,10 +78,12 @@ void dg_router(const dg_router_args* a) { path().router(*a); }
 void dg_mhc_mix(const dg_mhc_args* a) { path().mhc_mix(*a); }
 void dg_mhc_post(const dg_mhc_post_args* a) { path().mhc_post(*a); }
 void dg_norm_rope(const dg_norm_rope_args* a) { path().norm_rope(*a); }
-void dg_pool(const dg_pool_args* a) { path().pool(*a); }
+void dg_compress(const dg_compress_args* a) { path().compress(*a); }
 void dg_index(const dg_index_args* a) { path().index(*a); }
 void dg_attention(const dg_attention_args* a) { path().attention(*a); }
+void dg_remember(const dg_remember_args* a) { path().remember(*a); }
 void dg_add(const dg_add_args* a) { path().add(*a); }
+void dg_lookup(const dg_lookup_args* a) { path().lookup(*a); }
 void dg_run(const dg_call* calls, int64_t count) {
     for (int64_t i = 0; i < count; i++) {
         const void* a = calls[i].arguments;
@@ -89,10 +94,12 @@ void dg_run(const dg_call* calls, int64_t count) {
             case DG_MHC_MIX: dg_mhc_mix((const dg_mhc_args*)a); break;
             case DG_MHC_POST: dg_mhc_post((const dg_mhc_post_args*)a); break;
             case DG_NORM_ROPE: dg_norm_rope((const dg_norm_rope_args*)a); break;
-            case DG_POOL: dg_pool((const dg_pool_args*)a); break;
+            case DG_COMPRESS: dg_compress((const dg_compress_args*)a); break;
             case DG_INDEX: dg_index((const dg_index_args*)a); break;
             case DG_ATTENTION: dg_attention((const dg_attention_args*)a); break;
+            case DG_REMEMBER: dg_remember((const dg_remember_args*)a); break;
             case DG_ADD: dg_add((const dg_add_args*)a); break;
+            case DG_LOOKUP: dg_lookup((const dg_lookup_args*)a); break;
         }
     }
 }

@@ -79,6 +79,29 @@ inline void pack_panel(Operand b, int64_t depth, int64_t width, float* panel) {
             panel[k * GEMM_COLUMNS + n] = n < width ? b.data[k * b.row + n * b.column] : 0.0f;
 }
 
+// A tile's sums to c, or added to it.
+template <int R, int N>
+DG_INLINE void finish_tile(V (&acc)[R][N], float* c, int64_t ldc, int64_t width, bool add) {
+    if (width == N * LANES) {
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+            for (int n = 0; n < N; n++) {
+                float* to = c + r * ldc + n * LANES;
+                store(to, add ? load(to) + acc[r][n] : acc[r][n]);
+            }
+        return;
+    }
+    V kept[R][N];  // a copy: indexing `acc` by a variable would keep it out of the registers
+    memcpy(kept, acc, sizeof kept);
+    for (int r = 0; r < R; r++)
+        for (int n = 0; n < N; n++) {
+            float* to = c + r * ldc + n * LANES;
+            const int64_t left = width - n * LANES;
+            store_some(to, add ? load_some(to, left) + kept[r][n] : kept[r][n], left);
+        }
+}
+
 // R rows of a times N vectors of the panel.
 template <int R, int N>
 inline void gemm_tile(Operand a, const float* panel, int64_t depth, float* c, int64_t ldc,
@@ -114,24 +137,7 @@ inline void gemm_tile(Operand a, const float* panel, int64_t depth, float* c, in
 #pragma GCC unroll 3
         for (int r = 0; r < R; r += 4) p[r / 4] += a.column;
     }
-    if (width == N * LANES) {
-#pragma GCC unroll 12
-        for (int r = 0; r < R; r++)
-#pragma GCC unroll 2
-            for (int n = 0; n < N; n++) {
-                float* to = c + r * ldc + n * LANES;
-                store(to, add ? load(to) + acc[r][n] : acc[r][n]);
-            }
-        return;
-    }
-    V kept[R][N];  // a copy: indexing `acc` by a variable would keep it out of the registers
-    memcpy(kept, acc, sizeof kept);
-    for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++) {
-            float* to = c + r * ldc + n * LANES;
-            const int64_t left = width - n * LANES;
-            store_some(to, add ? load_some(to, left) + kept[r][n] : kept[r][n], left);
-        }
+    finish_tile<R, N>(acc, c, ldc, width, add);
 }
 template <int R>
 inline void gemm_rows(int64_t rows, Operand a, const float* panel, int64_t depth, float* c,
@@ -143,16 +149,22 @@ inline void gemm_rows(int64_t rows, Operand a, const float* panel, int64_t depth
     }
 }
 
-// c[m, n] (rows ldc apart) = a[m, k] @ b[k, n], added to what is there if `add`.
-inline void gemm(Operand a, Operand b, float* c, int64_t ldc, int64_t m, int64_t n, int64_t k,
-                 bool add = false) {
+// body(first row, last row + 1, first column, columns) for every piece of c that one thread computes.
+template <class F> void each_panel(int64_t m, int64_t n, int64_t k, F body) {
     const int64_t panels = (n + GEMM_COLUMNS - 1) / GEMM_COLUMNS;
     const int64_t heights = dg_threads() > 1 ? (m + 503) / 504 : 1;  // 504 = 42 tiles of 12
     parallel(panels * heights, m * n * k, [&](int64_t i) {
-        float* panel = scratch<float, 70>(GEMM_DEPTH * GEMM_COLUMNS);
         const int64_t low = i / panels * 504, high = heights == 1 ? m : std::min(m, low + 504);
         const int64_t column = i % panels * GEMM_COLUMNS;
-        const int64_t width = std::min(GEMM_COLUMNS, n - column);
+        body(low, high, column, std::min(GEMM_COLUMNS, n - column));
+    });
+}
+
+// c[m, n] (rows ldc apart) = a[m, k] @ b[k, n], added to what is there if `add`.
+inline void gemm(Operand a, Operand b, float* c, int64_t ldc, int64_t m, int64_t n, int64_t k,
+                 bool add = false) {
+    each_panel(m, n, k, [&](int64_t low, int64_t high, int64_t column, int64_t width) {
+        float* panel = scratch<float, 70>(GEMM_DEPTH * GEMM_COLUMNS);
         for (int64_t at = 0; at < k; at += GEMM_DEPTH) {
             const int64_t depth = std::min(GEMM_DEPTH, k - at);
             pack_panel(b.at(at, column), depth, width, panel);
@@ -161,10 +173,6 @@ inline void gemm(Operand a, Operand b, float* c, int64_t ldc, int64_t m, int64_t
                                      c + r * ldc + column, ldc, width, add || at > 0);
         }
     });
-}
-
-inline void matmul(const dg_gemm_args& a) {
-    gemm({a.a, a.a_row, a.a_column}, {a.b, a.b_row, a.b_column}, a.c, a.c_row, a.m, a.n, a.k, a.add);
 }
 
 }  // namespace DG_PATH

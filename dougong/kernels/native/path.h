@@ -11,10 +11,12 @@ struct Path {
     void (*mhc_mix)(const dg_mhc_args&);
     void (*mhc_post)(const dg_mhc_post_args&);
     void (*norm_rope)(const dg_norm_rope_args&);
-    void (*pool)(const dg_pool_args&);
+    void (*compress)(const dg_compress_args&);
     void (*index)(const dg_index_args&);
     void (*attention)(const dg_attention_args&);
+    void (*remember)(const dg_remember_args&);
     void (*add)(const dg_add_args&);
+    void (*lookup)(const dg_lookup_args&);
     double (*stream)(const void*, int64_t);
 #define DG_POINTER(name, arguments) void (*name)(const arguments&);
     DG_TRAINING(DG_POINTER)

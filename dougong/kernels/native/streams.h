@@ -1,4 +1,4 @@
-// mHC, norms with RoPE, and the compressor's pooling.
+// mHC, and norms with RoPE.
 #pragma once
 #include "linear.h"
 
@@ -145,44 +145,55 @@ inline void hadamard(float* x, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] *= scale;
 }
 
+// One row of floats: norm (eps < 0: none), RoPE by `rotation` (null: none), rounding as dg_norm_rope_args
+// says, settled to type Y behind each step.
+struct RowSteps {
+    const float *weight, *rotation;
+    int64_t pairs, rounding;
+    float eps;
+};
+template <class Y> inline void finish_row(float* x, int64_t n, const RowSteps& s) {
+    const int64_t rope = 2 * s.pairs;
+    if (s.eps >= 0) {
+        V square = zero();
+        for (int64_t i = 0; i < n; i += LANES) {
+            const V v = load_some(x + i, n - i);
+            square = fma(v, v, square);
+        }
+        const float inverse = 1.0f / sqrtf(sum(square) / (float)n + s.eps);
+        for (int64_t i = 0; i < n; i += LANES) {
+            V v = load_some(x + i, n - i) * inverse;
+            if (s.weight) v = v * load_some(s.weight + i, n - i);
+            store_some(x + i, v, n - i);
+        }
+        settle<Y>(x, n);
+    }
+    if (s.rotation) {
+        rotate(x + n - rope, s.rotation, s.pairs, false);
+        settle<Y>(x + n - rope, rope);
+    }
+    if (s.rounding == 1) round_groups<false>(x, n - rope, CACHE_GROUP);
+    if (s.rounding == 2) {
+        hadamard(x, n);
+        settle<Y>(x, n);
+        round_groups<true>(x, n, INDEX_GROUP);
+    }
+}
+
 template <class X, class Y> void norm_rope_as(const dg_norm_rope_args& a) {
-    const int64_t n = a.size, rope = 2 * a.pairs;
+    const int64_t n = a.size;
     parallel<KEEP>(a.rows, a.rows * n * 4, [&](int64_t r) {
         float* x = scratch<float, 35>(n);
         const X* from = (const X*)a.x + r * n;
         for (int64_t i = 0; i < n; i += LANES) store_some(x + i, load_some(from + i, n - i), n - i);
-        if (sizeof(X) > sizeof(Y)) settle<Y>(x, n);  // pooled entries are cast before their norm
-        if (a.eps >= 0) {
-            V square = zero();
-            for (int64_t i = 0; i < n; i += LANES) {
-                const V v = load_some(x + i, n - i);
-                square = fma(v, v, square);
-            }
-            const float inverse = 1.0f / sqrtf(sum(square) / (float)n + a.eps);
-            for (int64_t i = 0; i < n; i += LANES) {
-                V v = load_some(x + i, n - i) * inverse;
-                if (a.weight) v = v * load_some(a.weight + i, n - i);
-                store_some(x + i, v, n - i);
-            }
-            settle<Y>(x, n);
-        }
-        if (a.rotation) {
-            rotate(x + n - rope, a.rotation + r / a.rows_per_rotation * rope, a.pairs, false);
-            settle<Y>(x + n - rope, rope);
-        }
-        if (a.rounding == 1) round_groups<false>(x, n - rope, CACHE_GROUP);
-        if (a.rounding == 2) {
-            hadamard(x, n);
-            settle<Y>(x, n);
-            round_groups<true>(x, n, INDEX_GROUP);
-        }
+        const float* rotation = a.rotation ? a.rotation + r / a.rows_per_rotation * 2 * a.pairs : nullptr;
+        finish_row<Y>(x, n, {a.weight, rotation, a.pairs, a.rounding, a.eps});
         Y* to = (Y*)a.y + r * n;
         for (int64_t i = 0; i < n; i += LANES) store_some(to + i, load_some(x + i, n - i), n - i);
     });
 }
 inline void norm_rope(const dg_norm_rope_args& a) {
     if (a.x_dtype == DG_BFLOAT16) norm_rope_as<bf16, bf16>(a);
-    else if (a.y_dtype == DG_BFLOAT16) norm_rope_as<float, bf16>(a);
     else norm_rope_as<float, float>(a);
 }
 
@@ -194,29 +205,9 @@ inline void add(const dg_add_args& a) {
     }
 }
 
-// Softmax over a block's scores, channel by channel; with overlap a token's first half counts in
-// the block after its own. value and score then begin one block early, unless `first`.
-inline void pool(const dg_pool_args& a) {
-    const int64_t half = a.overlap ? a.width / 2 : a.width;
-    const int64_t before = a.overlap && !a.first ? 1 : 0;
-    parallel(a.entries, a.entries * a.ratio * a.width * 16, [&](int64_t i) {
-        for (int64_t c = 0; c < half; c += LANES) {
-            const int64_t left = half - c, own = (i + before) * a.ratio;
-            const int64_t low = a.overlap && own > 0 ? own - a.ratio : own;
-            V top = splat(-INFINITY), total = zero(), mean = zero();
-            for (int64_t j = low; j < own + a.ratio; j++) {
-                const int64_t at = j * a.stride + c + (a.overlap && j >= own ? half : 0);
-                top = max(top, load_some(a.score + at, left));
-            }
-            for (int64_t j = low; j < own + a.ratio; j++) {
-                const int64_t at = j * a.stride + c + (a.overlap && j >= own ? half : 0);
-                const V p = exp(load_some(a.score + at, left) - top);
-                total = total + p;
-                mean = fma(p, load_some(a.value + at, left), mean);
-            }
-            store_some(a.pooled + i * half + c, mean / total, left);
-        }
-    });
+inline void lookup(const dg_lookup_args& a) {
+    for (int64_t t = 0; t < a.count; t++)
+        std::copy(a.table + a.ids[t] * a.width, a.table + (a.ids[t] + 1) * a.width, a.out + t * a.width);
 }
 
 }  // namespace DG_PATH

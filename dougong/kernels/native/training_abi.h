@@ -4,11 +4,11 @@
 #include <stdint.h>
 
 // c[m, n] = a[m, k] @ b[k, n], added to c if `add`; rows of c are c_row apart, elements of a and b
-// `row` and `column` apart.
+// `row` and `column` apart. `wide`: never rounded (dg_set_products).
 typedef struct {
     const float *a, *b;
     float* c;
-    int64_t m, n, k, a_row, a_column, b_row, b_column, c_row, add;
+    int64_t m, n, k, a_row, a_column, b_row, b_column, c_row, add, wide;
 } dg_gemm_args;
 
 // mHC before a sublayer. mix [T, R] = streams @ fn^T, R = S (2 + S), or S for the head (post null).

@@ -4,7 +4,7 @@
 // not see is left out of its softmax. A sample is one unit of work, so no two threads add to one row.
 #pragma once
 #include "streams.h"
-#include "gemm.h"
+#include "gemm16.h"
 
 namespace DG_PATH {
 
@@ -78,9 +78,9 @@ inline float exponentials(float* x, int64_t n, float scale, float shift, const f
 inline void probabilities(const dg_pack_attention_args& a, const QueryBlock& b, bool again) {
     const int64_t rows = b.count * a.heads, c = a.size, row0 = b.first_row + b.low;
     const Operand q = rows_of(a.q + row0 * a.heads * c, c);
-    gemm(q, rows_of(a.kv + (b.first_row + b.oldest) * c, c).t(), b.p, b.keys, rows, b.recent, c);
+    fast_gemm(q, rows_of(a.kv + (b.first_row + b.oldest) * c, c).t(), b.p, b.keys, rows, b.recent, c);
     if (b.entries)
-        gemm(q, rows_of(a.entries + b.first_entry * c, c).t(), b.p + b.recent, b.keys, rows, b.entries, c);
+        fast_gemm(q, rows_of(a.entries + b.first_entry * c, c).t(), b.p + b.recent, b.keys, rows, b.entries, c);
     const float scale = (float)(1.0 / sqrt((double)c));
     float* chosen = scratch<float, 91>(b.entries);
     for (int64_t i = 0; i < b.count; i++) {
@@ -133,9 +133,9 @@ inline void attend_forward(const dg_pack_attention_args& a) {
         const int64_t rows = b.count * a.heads, row0 = b.first_row + b.low;
         float* out = a.out + row0 * a.heads * c;
         probabilities(a, b, false);
-        gemm(rows_of(b.p, b.keys), rows_of(a.kv + (b.first_row + b.oldest) * c, c), out, c, rows, c, b.recent);
+        fast_gemm(rows_of(b.p, b.keys), rows_of(a.kv + (b.first_row + b.oldest) * c, c), out, c, rows, c, b.recent);
         if (b.entries)
-            gemm(rows_of(b.p + b.recent, b.keys), rows_of(a.entries + b.first_entry * c, c), out, c, rows, c,
+            fast_gemm(rows_of(b.p + b.recent, b.keys), rows_of(a.entries + b.first_entry * c, c), out, c, rows, c,
                  b.entries, true);
         for (int64_t i = 0; i < rows; i++)
             rotate(out + i * c + c - 2 * a.pairs, a.rotation + (row0 + i / a.heads) * 2 * a.pairs, a.pairs,
@@ -179,16 +179,16 @@ inline void attend_backward(const dg_pack_attention_args& a) {
         const Operand d = rows_of(d_out, c), q = rows_of(a.q + row0 * a.heads * c, c);
         const Operand p = rows_of(b.p, b.keys), d_s = rows_of(d_p, b.keys);
         float* d_q = a.d_q + row0 * a.heads * c;
-        gemm(d, rows_of(a.kv + kv0, c).t(), d_p, b.keys, rows, b.recent, c);
-        if (b.entries) gemm(d, rows_of(a.entries + entry0, c).t(), d_p + b.recent, b.keys, rows, b.entries, c);
+        fast_gemm(d, rows_of(a.kv + kv0, c).t(), d_p, b.keys, rows, b.recent, c);
+        if (b.entries) fast_gemm(d, rows_of(a.entries + entry0, c).t(), d_p + b.recent, b.keys, rows, b.entries, c);
         softmax_back(a, b, d_p, sinks + b.sample * a.heads);
-        gemm(d_s, rows_of(a.kv + kv0, c), d_q, c, rows, c, b.recent);
-        gemm(p.t(), d, a.d_kv + kv0, c, b.recent, c, rows, true);
-        gemm(d_s.t(), q, a.d_kv + kv0, c, b.recent, c, rows, true);
+        fast_gemm(d_s, rows_of(a.kv + kv0, c), d_q, c, rows, c, b.recent);
+        fast_gemm(p.t(), d, a.d_kv + kv0, c, b.recent, c, rows, true);
+        fast_gemm(d_s.t(), q, a.d_kv + kv0, c, b.recent, c, rows, true);
         if (!b.entries) return;
-        gemm(d_s.at(0, b.recent), rows_of(a.entries + entry0, c), d_q, c, rows, c, b.entries, true);
-        gemm(p.at(0, b.recent).t(), d, a.d_entries + entry0, c, b.entries, c, rows, true);
-        gemm(d_s.at(0, b.recent).t(), q, a.d_entries + entry0, c, b.entries, c, rows, true);
+        fast_gemm(d_s.at(0, b.recent), rows_of(a.entries + entry0, c), d_q, c, rows, c, b.entries, true);
+        fast_gemm(p.at(0, b.recent).t(), d, a.d_entries + entry0, c, b.entries, c, rows, true);
+        fast_gemm(d_s.at(0, b.recent).t(), q, a.d_entries + entry0, c, b.entries, c, rows, true);
     });
     for (int64_t h = 0; h < a.heads; h++) {
         float total = 0;

@@ -1,6 +1,6 @@
 // Clamped SwiGLU experts over grouped rows, with gradients; and the fused loss of the logits.
 #pragma once
-#include "gemm.h"
+#include "gemm16.h"
 #include "rounding.h"
 
 namespace DG_PATH {
@@ -59,12 +59,12 @@ inline void moe_forward(const dg_moe_args& a) {
     gather_slots(a, a.x, x, a.rounded);
     each_expert(a, [&](int64_t e, int64_t low, int64_t count) {
         const Operand rows = rows_of(x + low * d, d);
-        gemm(rows, rows_of(a.w1 + e * n * d, d).t(), a.gate + low * n, n, count, n, d);
-        gemm(rows, rows_of(a.w3 + e * n * d, d).t(), a.up + low * n, n, count, n, d);
+        fast_gemm(rows, rows_of(a.w1 + e * n * d, d).t(), a.gate + low * n, n, count, n, d);
+        fast_gemm(rows, rows_of(a.w3 + e * n * d, d).t(), a.up + low * n, n, count, n, d);
     });
     hidden_rows(a, hidden);
     each_expert(a, [&](int64_t e, int64_t low, int64_t count) {
-        gemm(rows_of(hidden + low * n, n), rows_of(a.w2 + e * d * n, n).t(), x + low * d, d, count, d, n);
+        fast_gemm(rows_of(hidden + low * n, n), rows_of(a.w2 + e * d * n, n).t(), x + low * d, d, count, d, n);
     });
     scatter_slots(a, x, a.y);
 }
@@ -101,17 +101,17 @@ inline void moe_backward(const dg_moe_args& a) {
     hidden_rows(a, hidden);
     each_expert(a, [&](int64_t e, int64_t low, int64_t count) {
         const Operand rows = rows_of(d_y + low * d, d);
-        gemm(rows.t(), rows_of(hidden + low * n, n), a.d_w2 + e * d * n, n, d, n, count);
-        gemm(rows, rows_of(a.w2 + e * d * n, n), d_gate + low * n, n, count, n, d);
+        fast_gemm(rows.t(), rows_of(hidden + low * n, n), a.d_w2 + e * d * n, n, d, n, count);
+        fast_gemm(rows, rows_of(a.w2 + e * d * n, n), d_gate + low * n, n, count, n, d);
     });
     swiglu_back(a, d_gate, d_up);
     each_expert(a, [&](int64_t e, int64_t low, int64_t count) {
         const Operand gate = rows_of(d_gate + low * n, n), up = rows_of(d_up + low * n, n);
         const Operand rows = rows_of(x + low * d, d);
-        gemm(gate.t(), rows, a.d_w1 + e * n * d, d, n, d, count);
-        gemm(up.t(), rows, a.d_w3 + e * n * d, d, n, d, count);
-        gemm(gate, rows_of(a.w1 + e * n * d, d), d_y + low * d, d, count, d, n);
-        gemm(up, rows_of(a.w3 + e * n * d, d), d_y + low * d, d, count, d, n, true);
+        fast_gemm(gate.t(), rows, a.d_w1 + e * n * d, d, n, d, count);
+        fast_gemm(up.t(), rows, a.d_w3 + e * n * d, d, n, d, count);
+        fast_gemm(gate, rows_of(a.w1 + e * n * d, d), d_y + low * d, d, count, d, n);
+        fast_gemm(up, rows_of(a.w3 + e * n * d, d), d_y + low * d, d, count, d, n, true);
     });
     scatter_slots(a, d_y, a.d_x);
 }
@@ -136,9 +136,10 @@ inline double entropy_row(float* z, int64_t n, int64_t target, float weight) {
     return weight * (log((double)all) + most - own);
 }
 
-// Rows in chunks, so that their logits never leave the cache.
+// Rows in chunks: their logits stay near, and the head is read once a chunk, not once a row.
 inline void entropy(const dg_entropy_args& a) {
-    const int64_t chunk = 192, d = a.size, v = a.vocabulary;
+    const int64_t d = a.size, v = a.vocabulary;
+    const int64_t chunk = std::clamp<int64_t>((8 << 20) / v, 96, 504);
     float* z = scratch<float, 86>(chunk * v);
     double* losses = scratch<double, 87>(chunk);
     double total = 0;
@@ -146,13 +147,13 @@ inline void entropy(const dg_entropy_args& a) {
     for (int64_t low = 0; low < a.rows; low += chunk) {
         const int64_t count = std::min(chunk, a.rows - low);
         const Operand x = rows_of(a.x + low * d, d);
-        gemm(x, rows_of(a.head, d).t(), z, v, count, v, d);
+        fast_gemm(x, rows_of(a.head, d).t(), z, v, count, v, d);
         parallel(count, count * v * 16, [&](int64_t i) {
             losses[i] = entropy_row(z + i * v, v, a.target[low + i], a.weight[low + i]);
         });
         for (int64_t i = 0; i < count; i++) total += losses[i];
-        gemm(rows_of(z, v), rows_of(a.head, d), a.d_x + low * d, d, count, d, v);
-        gemm(rows_of(z, v).t(), x, a.d_head, d, v, d, count, true);
+        fast_gemm(rows_of(z, v), rows_of(a.head, d), a.d_x + low * d, d, count, d, v);
+        fast_gemm(rows_of(z, v).t(), x, a.d_head, d, v, d, count, true);
     }
     *a.loss = (float)total;
 }

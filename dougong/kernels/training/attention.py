@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from dougong.kernels.cpu import attention as forward_only
+from dougong.kernels.paged import Entries, Place, Spans
 from dougong.kernels.training.library import Alignment, PackAttention, address, apply, checked, run
 
 
@@ -49,59 +51,45 @@ class _Attention(Function):
         return d_q, d_kv, d_entries, d_sink, None, None, None, None, None
 
 
-def packed_attention(
+def attention(
     q_THC: Tensor,
     kv_TC: Tensor,
-    entries_MC: Tensor | None,
-    selected: Sequence[Tensor | None] | None,
+    spans: Spans,
+    entries: Entries | None,
+    selected_TK: Tensor | None,
     sink_H: Tensor,
     rotation_TP: Tensor,
     *,
-    lengths: Sequence[int],
+    ring: Place | None,
     window: int,
     ratio: int,
 ) -> Tensor:
-    """Attention output [T, H, C] of samples laid end to end, RoPE undone."""
-    q_THC = checked(q_THC, "attention: q", sum(lengths), -1, -1)
+    """Attention output [T, H, C], RoPE undone; requests with memories go to backend cpu."""
+    if ring is not None or isinstance(entries, Place):
+        return forward_only.attention(
+            q_THC, kv_TC, spans, entries, selected_TK, sink_H, rotation_TP,
+            ring=ring, window=window, ratio=ratio,
+        )  # fmt: skip
+    tokens = sum(spans.lengths)
+    q_THC = checked(q_THC, "attention: q", tokens, -1, -1)
     _, heads, size = q_THC.shape
-    kv_TC = checked(kv_TC, "attention: kv", sum(lengths), size)
-    if entries_MC is not None:
-        num_entries = sum(length // ratio for length in lengths)
-        entries_MC = checked(entries_MC, "attention: entries", num_entries, size)
-        if num_entries == 0:
-            entries_MC = None
+    kv_TC = checked(kv_TC, "attention: kv", tokens, size)
+    if entries is not None:
+        num_entries = sum(length // ratio for length in spans.lengths)
+        entries = checked(entries, "attention: entries", num_entries, size) if num_entries else None
     out: Tensor = apply(
         _Attention,
         q_THC,
         kv_TC,
-        entries_MC,
+        entries,
         checked(sink_H, "attention: sink", heads),
         rotation_TP.contiguous(),
-        None if entries_MC is None else _flat_selection(selected, lengths, ratio),
-        torch.tensor(lengths),
+        None if entries is None else selected_TK,
+        torch.tensor(spans.lengths),
         window,
         ratio,
     )
     return out
-
-
-def _flat_selection(
-    selected: Sequence[Tensor | None] | None, lengths: Sequence[int], ratio: int
-) -> Tensor | None:
-    """One row a token, -1 for none; a sample with nothing selected selects all its entries."""
-    if selected is None or all(chosen is None for chosen in selected):
-        return None
-    most = max(
-        length // ratio if chosen is None else chosen.shape[1]
-        for chosen, length in zip(selected, lengths, strict=True)
-    )
-    flat_TK = torch.full((sum(lengths), most), -1)
-    for rows, chosen in zip(flat_TK.split(list(lengths)), selected, strict=True):
-        if chosen is None:
-            rows[:, : rows.shape[0] // ratio] = torch.arange(rows.shape[0] // ratio)
-        else:
-            rows[:, : chosen.shape[1]] = chosen
-    return flat_TK
 
 
 class _Alignment(Function):
@@ -115,7 +103,7 @@ class _Alignment(Function):
         values = q, kv, entries, sink, None, None, lengths, None, log_sum
         shape = lengths.shape[0], q.shape[1], q.shape[2], 0, 0, window, ratio
         main = PackAttention(*map(address, values), *[None] * 5, *shape)
-        loss = q.new_empty(())
+        loss: Tensor = q.new_empty(())
         grads = [torch.zeros_like(value) for value in (index_q, weight, keys)]
         pointers = map(address, (index_q, weight, keys, loss, *grads))
         arguments = Alignment(

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from dougong.errors import ShapeError
+from dougong.errors import BackendError, ShapeError
 from dougong.kernels.cpu.library import library, struct_fields
 
 
 class Gemm(ctypes.Structure):
     """Arguments of dg_matmul."""
 
-    _fields_ = struct_fields("a b c", "m n k a_row a_column b_row b_column c_row add")
+    _fields_ = struct_fields("a b c", "m n k a_row a_column b_row b_column c_row add wide")
 
 
 class Mix(ctypes.Structure):
@@ -96,6 +96,17 @@ class Muon(ctypes.Structure):
     _fields_ = struct_fields(
         "parameter momentum gradient coefficients", "batch rows columns rounds", "decay kept step"
     )
+
+
+def set_products(dtype: torch.dtype) -> None:
+    """Whether products take their operands as they are (float32) or rounded to bfloat16.
+
+    Everything else stays float32: weights, activations, sums, and the products of mHC, router,
+    compressors and indexer. It holds for the whole process, forward and backward.
+    """
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise BackendError(f"products in {dtype}: choose torch.float32 or torch.bfloat16")
+    library().dg_set_products(int(dtype == torch.bfloat16))
 
 
 def run(name: str, arguments: ctypes.Structure) -> None:

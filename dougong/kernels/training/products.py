@@ -17,45 +17,55 @@ from dougong.kernels.rounding import LINEAR_GROUP, round_e4m3
 from dougong.kernels.training.library import Entropy, Gemm, address, apply, checked, run
 
 
-def matmul(a_MK: Tensor, b_KN: Tensor, c_MN: Tensor, *, add: bool = False) -> None:
-    """c = a @ b, or c += a @ b; any strides of a and b, rows of c anywhere."""
+def matmul(a_MK: Tensor, b_KN: Tensor, c_MN: Tensor, *, wide: bool = False) -> None:
+    """c = a @ b; any strides of a and b, rows of c anywhere. `wide`: whatever `set_products` says,
+    operands are not rounded.
+    """
     (m, k), n = a_MK.shape, b_KN.shape[1]
     arguments = Gemm(
         a_MK.data_ptr(), b_KN.data_ptr(), c_MN.data_ptr(), m, n, k,
-        *a_MK.stride(), *b_KN.stride(), c_MN.stride(0), add,
+        *a_MK.stride(), *b_KN.stride(), c_MN.stride(0), False, wide,
     )  # fmt: skip
     run("dg_matmul", arguments)
 
 
 class _Linear(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, wide: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.wide = wide
         y = x.new_empty(x.shape[0], weight.shape[0])
-        matmul(x, weight.t(), y)
+        matmul(x, weight.t(), y, wide=wide)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         d_x = d_weight = None
         if ctx.needs_input_grad[0]:
             d_x = torch.empty_like(x)
-            matmul(d_y, weight, d_x)
+            matmul(d_y, weight, d_x, wide=ctx.wide)
         if ctx.needs_input_grad[1]:
             d_weight = torch.empty_like(weight)
-            matmul(d_y.t(), x, d_weight)
-        return d_x, d_weight
+            matmul(d_y.t(), x, d_weight, wide=ctx.wide)
+        return d_x, d_weight, None
 
 
 def linear(x: Tensor, weight_FD: Tensor, *, rounded: bool = False) -> Tensor:
     """x @ weight^T over the last dim; `rounded` quantizes x to FP8 first."""
-    if rounded:
-        x = round_e4m3(x, LINEAR_GROUP)
+    return _linear(round_e4m3(x, LINEAR_GROUP) if rounded else x, weight_FD, wide=False)
+
+
+def wide_linear(x: Tensor, weight_FD: Tensor) -> Tensor:
+    """x @ weight^T, never rounded: compressors."""
+    return _linear(x, weight_FD, wide=True)
+
+
+def _linear(x: Tensor, weight_FD: Tensor, *, wide: bool) -> Tensor:
     weight_FD = checked(weight_FD, "linear: weight", -1, x.shape[-1])
     flat = checked(x.flatten(0, -2), "linear: x", -1, -1)
-    y: Tensor = apply(_Linear, flat, weight_FD)
+    y: Tensor = apply(_Linear, flat, weight_FD, wide)
     return y.unflatten(0, x.shape[:-1]) if x.dim() != 2 else y
 
 

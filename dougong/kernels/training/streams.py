@@ -1,12 +1,10 @@
-"""mHC, norms with RoPE, and the compressor's pooling, with gradients.
+"""mHC, and norms with RoPE, with gradients.
 
-Shapes: T tokens, S streams, D hidden size, H heads, C channels, P rope pairs, M entries,
-X = width of a token's values.
+Shapes: T tokens, S streams, D hidden size, H heads, C channels, P rope pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,13 +13,11 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from dougong.errors import ShapeError
-from dougong.kernels import compressor
 from dougong.kernels.cpu import streams as forward_only
 from dougong.kernels.cpu.streams import MAX_STREAMS
 from dougong.kernels.training.library import (
     Mix,
     NormBack,
-    PackPool,
     Spread,
     address,
     apply,
@@ -179,9 +175,10 @@ class _NormRope(Function):
         return d_x, d_weight, None, None, None
 
 
-def _norm(
+def norm(
     x: Tensor, weight_C: Tensor | None, rotation: Tensor | None, eps: float, rounding: int = 0
 ) -> Tensor:
+    """Norm, RoPE and rounding over the last dim, as `norm_rope` of backend cpu."""
     x = checked(x, "norm: x", *[-1] * x.dim())
     if rotation is not None:
         rotation = rotation.contiguous()
@@ -191,12 +188,12 @@ def _norm(
 
 def rms_norm(x: Tensor, weight_C: Tensor | None, eps: float) -> Tensor:
     """x * rsqrt(mean(x^2) + eps) * weight over the last dim."""
-    return _norm(x, weight_C, None, eps)
+    return norm(x, weight_C, None, eps)
 
 
 def norm_rope_q(q_THC: Tensor, rotation_TP: Tensor, eps: float) -> Tensor:
     """Weightless RMS norm of each head's query, then RoPE on its last channels."""
-    return _norm(q_THC, None, rotation_TP, eps)
+    return norm(q_THC, None, rotation_TP, eps)
 
 
 def norm_rope_kv(
@@ -204,71 +201,4 @@ def norm_rope_kv(
 ) -> Tensor:
     """Each token's key-value entry: weighted RMS norm, RoPE, FP8 round trip if asked."""
     rounding = forward_only.FP8_CACHE if rounded else forward_only.NO_ROUNDING
-    return _norm(kv_TC, weight_C, rotation_TP, eps, rounding)
-
-
-def finish_entry(
-    pooled_BD: Tensor,
-    weight_D: Tensor,
-    rotation_BP: Tensor,
-    eps: float,
-    *,
-    dtype: torch.dtype,
-    rounded: bool,
-    index: bool,
-) -> Tensor:
-    """A pooled block becomes a cache entry: RMS norm, RoPE, the FP8 round trip if asked.
-
-    Rounded index entries go through a Hadamard transform, whose gradient the reference has.
-    """
-    if index and rounded:
-        return compressor.finish_entry(
-            pooled_BD, weight_D, rotation_BP, eps, dtype=dtype, rounded=rounded, index=index
-        )
-    rounding = forward_only.FP8_CACHE if rounded else forward_only.NO_ROUNDING
-    return _norm(pooled_BD, weight_D, rotation_BP, eps, rounding)
-
-
-class _Pool(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, tokens: Tensor, own: Tensor, before: Tensor, ratio: int, overlap: bool
-    ) -> Tensor:
-        ctx.save_for_backward(tokens, own, before)
-        ctx.constants = ratio, overlap
-        width = tokens.shape[1] // 2
-        pooled = tokens.new_empty(own.shape[0], width // 2 if overlap else width)
-        arguments = PackPool(
-            *map(address, (tokens, own, before, pooled, None, None)),
-            own.shape[0], ratio, width, overlap,
-        )  # fmt: skip
-        run("dg_pool_forward", arguments)
-        return pooled
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_pooled: Tensor) -> Any:
-        tokens, own, before = ctx.saved_tensors
-        ratio, overlap = ctx.constants
-        d_pooled, d_tokens = d_pooled.contiguous(), torch.zeros_like(tokens)
-        arguments = PackPool(
-            *map(address, (tokens, own, before, None, d_pooled, d_tokens)),
-            own.shape[0], ratio, tokens.shape[1] // 2, overlap,
-        )  # fmt: skip
-        run("dg_pool_backward", arguments)
-        return d_tokens, None, None, None, None
-
-
-def packed_pool(tokens_TX: Tensor, lengths: Sequence[int], *, ratio: int, overlap: bool) -> Tensor:
-    """Every sample's complete blocks pooled: [sum of length // ratio, X] (half of it: overlap)."""
-    tokens_TX = checked(tokens_TX, "pool: tokens", sum(lengths), -1)
-    starts = torch.tensor([0, *lengths]).cumsum(0)[:-1]
-    counts = torch.tensor(lengths) // ratio
-    first_M = torch.repeat_interleave(starts, counts)
-    block_M = torch.arange(first_M.shape[0]) - torch.repeat_interleave(
-        counts.cumsum(0) - counts, counts
-    )
-    own_M = first_M + block_M * ratio
-    before_M = torch.where(block_M > 0, own_M - ratio, -1)
-    pooled: Tensor = apply(_Pool, tokens_TX, own_M, before_M, ratio, overlap)
-    return pooled
+    return norm(kv_TC, weight_C, rotation_TP, eps, rounding)

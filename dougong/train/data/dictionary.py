@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from dougong.train.data.extract import plain
 from dougong.train.data.recall import holds_only
-from dougong.train.data.task import Family, Generator, Task, ask, reserved, says
+from dougong.train.data.task import Family, Generator, Task, ask, reserved, reserved_form, says
 from dougong.train.data.words import capitalized, with_article
 
 COMMON = 900  # words whose meanings even the smallest model is told
@@ -91,7 +91,7 @@ class Dictionary:
         def generate(rng: random.Random, *, held_out: bool = False) -> Task:
             while True:
                 (word, told, part), form = rng.choice(self.rows[kind]), rng.choice(forms)
-                if reserved("dictionary", word, told, form) == held_out:
+                if reserved_form("dictionary", (word, told), form, forms) == held_out:
                     break
             fields = {"k": word, "K": capitalized(word), "v": told, "part": PARTS[part]}
             fields |= {"ak": with_article(word), "AK": capitalized(with_article(word))}

@@ -174,10 +174,13 @@ def unpack_lzw(data: bytes) -> bytes:
 
 
 def read_dictionary(members: dict[str, bytes]) -> Iterator[Document]:
-    """Entries of a dictd dictionary, one document a letter."""
+    """Entries of a dictd dictionary, one document a letter; braces mark its cross-references."""
     for content in members.values():
         letters: dict[str, list[str]] = {}
-        for entry in unwrapped(gzip.decompress(content).decode("utf-8", "replace")):
+        text = re.sub(
+            r"\{\s*([^{}]*)\}", r"\1", gzip.decompress(content).decode("utf-8", "replace")
+        )
+        for entry in unwrapped(text):
             letters.setdefault(entry[:1].upper(), []).append(entry)
         for letter, entries in letters.items():
             yield letter, "\n\n".join(entries)

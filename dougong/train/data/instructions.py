@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from dougong.chat.completion import Completion
-from dougong.train.data.facts import FACTS
+from dougong.train.data.facts import FACTS, neighbours
 from dougong.train.data.recall import holds_only
 from dougong.train.data.stories import story_names
 from dougong.train.data.task import Check, Family, Task, ask, part_of, reserved
@@ -67,7 +67,7 @@ def category_items(rng: random.Random, held_out: bool) -> tuple[str, list[str]]:
     while True:
         category, count = rng.choice(list(categories)), rng.randint(2, 5)
         if reserved("items", category, count) == held_out:
-            return category, rng.sample(categories[category], count)
+            return category, neighbours(rng, categories[category], count)
 
 
 def list_form(rng: random.Random, *, held_out: bool = False) -> Task:
@@ -158,7 +158,7 @@ def standing_order(rng: random.Random, *, held_out: bool = False) -> Task:
     task = FACTS(rng, held_out=held_out)
     question, answer = task.messages[-1]["content"], task.answer["content"]
     word = capitalized(made_up_word(rng, held_out=held_out))
-    which = rng.randrange(3)
+    which = rng.choices((0, 1, 2), (45, 45, 10))[0]
     if which == 0:
         order = rng.choice((f'End every answer with "{word}".', f"Always end with {word}."))
         return ask(question, f"{answer} {word}", system=order, judge=ends_with(word))
@@ -197,7 +197,7 @@ INSTRUCTIONS = Family(
         "sentence with a word": (sentence_with, 16),
         "list in a given form": (list_form, 16),
         "begins with a letter": (begins_with, 8),
-        "letters of a word": (first_letter, 8),
+        "letters of a word": (first_letter, 4),
         "answer in one word": (one_word, 10),
         "only yes or no": (yes_or_no, 8),
         "standing order": (standing_order, 12),

@@ -144,7 +144,7 @@ MEASURES = Family(
     "measures",
     {
         "units, thinking": (conversion, 30),
-        "temperature, thinking": (temperature, 6),
+        "temperature, thinking": (temperature, 3),
         "read a table": (table_reading, 56),
         "count a word": (counted_words, 8),
     },

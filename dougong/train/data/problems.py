@@ -14,6 +14,9 @@ COUNTED = ("apple", "ball", "coin", "book", "shell", "stone", "egg", "cake", "fl
            "ticket", "leaf", "key", "candle", "box")  # fmt: skip
 
 
+EASY = 12  # problems with larger numbers are always thought about
+
+
 def work_out(steps: list[str], numbers: dict[str, int]) -> tuple[list[str], int]:
     """The steps, such as `["a + b", "= - c"]`, as equations, and the last result."""
     equations, result = [], 0
@@ -30,7 +33,7 @@ def _numbers(
     rng: random.Random, problem: dict[str, Any], held_out: bool
 ) -> tuple[dict[str, int], list[str], int]:
     """Numbers whose first step is on the right side of the evaluation; results are positive."""
-    low, high = problem.get("low", 2), problem.get("high", rng.choice((20, 20, 50)))
+    low, high = problem.get("low", 2), problem.get("high", rng.choice((EASY, 20, 50)))
     while True:
         numbers = {letter: rng.randint(low, high) for letter in "abc"}
         numbers["d"] = rng.randint(2, 9)
@@ -54,7 +57,8 @@ def word_problem(rng: random.Random, *, held_out: bool = False) -> Task:
     words |= {"a_thing": with_article(thing), "A_thing": capitalized(with_article(thing))}
     question = problem["ask"].format_map(numbers | words)
     answer = problem["answer"].format_map(words | {"r": result})
-    thinks = len(equations) > 1 or rng.random() < 0.6
+    small = len(equations) == 1 and max(numbers.values()) <= EASY
+    thinks = not small or rng.random() < 0.5
     thought = " ".join(equations) if thinks else None
     return ask(question, answer, thought, judge=concludes(result))
 

@@ -59,6 +59,12 @@ RELATIONS = (
 LAYOUTS = (("{k}: {v}", "\n"), ("{k} = {v}", "; "), ("{k} -> {v}", ", "), ("{k} {v}", ", "))
 
 
+PAIR_FORMS = (  # a question for a value, and whether the whole line answers it
+    ("Look up {}.", True), ("Find {}.", True), ("Which line has {}?", True),
+    ("{}?", False), ("What is {}?", False),
+)  # fmt: skip
+
+
 def holds_only(value: str, others: Sequence[str]) -> Check:
     """The judge that wants `value` in the answer and none of the `others`, as whole words."""
 
@@ -152,8 +158,7 @@ def _asked_about(
     rng: random.Random, drawn: dict[str, str], layout: str, opening: str, held_out: bool
 ) -> Task:
     """Questions about some of the keys, all in one form."""
-    form = rng.choice(("{}?", "{}?", "What is {}?", "Look up {}.", "Which value belongs to {}?"))
-    whole = rng.random() < 0.6
+    form, whole = rng.choice(PAIR_FORMS)
     questions = []
     for key in rng.sample(list(drawn), how_many_questions(rng, len(drawn), held_out)):
         answer = layout.format(k=key, v=drawn[key]) if whole else drawn[key]
@@ -168,7 +173,7 @@ def facts(count: int | None = None) -> Generator:
     def generate(rng: random.Random, *, held_out: bool = False) -> Task:
         n = count or rng.choice((1, 2, 2, 3, 3, 4, 5, 6, 8))
         relation = rng.choice(RELATIONS)
-        sort = "made up" if rng.random() < 0.15 else "names"
+        sort = "made up" if rng.random() < 0.3 else "names"
         drawn = draw_pairs(rng, sort, relation.values, n, held_out)
         people = {capitalized(k): relation.article * with_article(v) or v for k, v in drawn.items()}
         told = [relation.told.format(k=k, v=v) for k, v in people.items()]

@@ -129,6 +129,17 @@ def reserved(*parts: object) -> bool:
     return zlib.crc32(key.encode()) % RESERVED_ONE_IN == 0
 
 
+def reserved_form(role: str, subject: object, form: str, forms: Sequence[str]) -> bool:
+    """Whether this way to ask for `subject` is kept for evaluation.
+
+    What must be taught to be known cannot itself be kept; of several ways to ask, one always stays
+    in training.
+    """
+    if not reserved(role, subject, form):
+        return False
+    return not all(reserved(role, subject, other) for other in forms)
+
+
 def part_of(role: str, items: Sequence[Item], held_out: bool) -> list[Item]:
     """The items that training may show, or with `held_out` those that it may not."""
     return [item for item in items if reserved(role, item) == held_out]

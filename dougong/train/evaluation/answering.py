@@ -110,7 +110,7 @@ def _step(model: Readable, active: dict[int, _Writing], num_ids: int) -> dict[in
 
 @torch.inference_mode()
 def state_behind(model: Readable, ids: Sequence[int]) -> Any:
-    """A new state that has read these ids; its `snapshot()`s are where answers may start."""
+    """A new state that has read these ids; its `fork()`s are where answers may start."""
     state = model.new_state()
     for low in range(0, len(ids), STEP_TOKENS):
         part = torch.tensor(ids[low : low + STEP_TOKENS])

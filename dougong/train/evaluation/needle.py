@@ -148,4 +148,4 @@ def questions_about(subject: Subject, stack: Haystack) -> Iterator[Question]:
         shared += 1
     state = state_behind(subject.model, prompts[0][:shared])
     for prompt in prompts:
-        yield Question(ids=prompt[shared:], max_tokens=ANSWER_TOKENS, state=state.snapshot())
+        yield Question(ids=prompt[shared:], max_tokens=ANSWER_TOKENS, state=state.fork())
