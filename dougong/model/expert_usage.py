@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-HALF_LIFE = 512  # tokens
+HALF_LIFE = 128  # tokens
 
 
 class Usage:

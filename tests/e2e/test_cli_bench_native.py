@@ -24,8 +24,11 @@ def test_kernels_measures_every_format(
     monkeypatch.setattr("dougong.cli.bench_kernels.REPEATS", 2)
     report = run(capsys, "kernels", "--shape", "64x96", "--rows", "1", "--rows", "3")
     formats = {(row["format"], row["dtype"], row["rows"]) for row in report["products"]}
-    assert len(formats) == (3 + 4) * 2
+    assert len(formats) == (6 + 7) * 2
     assert all(row["seconds"] > 0 for row in report["products"])
+    one = next(row for row in report["products"] if row["rows"] == 1)
+    assert one["target"] == 0.6  # of memory's rate, by one thread
+    assert one["met"] == (one["of_stream"] >= 0.6)
     names = [record.name for record in read_records(tmp_path / "bench" / "results")]
     assert "kernels.cpu.linear.64x96.fp4.bfloat16.rows1.t1.of_stream" in names
 

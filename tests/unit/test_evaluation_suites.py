@@ -167,7 +167,7 @@ def test_a_suite_that_cannot_run_says_what_it_needs_and_the_others_run(
     results = evaluate(silent(tokenizer), ["gym", "memorization", "needle"])
     assert set(results["suites"]) == {"needle"}
     assert "dougong[eval]" in results["left_out"]["gym"]
-    assert "`dougong train` fetches it" in results["left_out"]["memorization"]
+    assert "`dougong train` fetches them" in results["left_out"]["memorization"]
 
 
 def test_the_same_seed_asks_the_same_whatever_else_is_asked(tokenizer: Tokenizer) -> None:

@@ -28,6 +28,7 @@ class Matrix(ctypes.Structure):
         ("rows", c_int64),
         ("columns", c_int64),
         ("format", c_int64),
+        ("group", c_int64),
     )
 
 

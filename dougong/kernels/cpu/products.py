@@ -79,6 +79,8 @@ def _experts(
     shapes = [tuple(w.shape[-2:]) for w in matrix]
     if shapes != [(inner, size), (inner, size), (size, inner)] or {len(w3), len(w2)} != {count}:
         raise ShapeError(f"experts: matrices w1, w3, w2 of shapes {shapes} do not fit together")
+    if w1[0].format != w3[0].format:
+        raise ShapeError("experts: w1 and w3 are stored in two formats; expected one for both")
     x_TD = contiguous(x_TD, "experts: x", -1, size)
     tokens, top_k = x_TD.shape[0], 1
     if experts_TK is not None:

@@ -80,11 +80,12 @@ def matrices(weight: Weight, name: str) -> ctypes.Array[Matrix]:
     start = weight.data_ptr()
     found = (Matrix * count)()
     for i in range(count):
-        found[i] = Matrix(start + i * size, None, rows, columns, code)
+        found[i] = Matrix(start + i * size, None, rows, columns, code, 0)
     return found
 
 
 def _describe_stored(weight: StoredMatrix, i: int) -> Matrix:
     data = weight.data[i].ctypes.data
     scale = weight.scale[i].ctypes.data if weight.scale else None
-    return Matrix(data, scale, weight.rows, weight.columns, FORMATS[weight.dtype])
+    code = FORMATS[weight.dtype]
+    return Matrix(data, scale, weight.rows, weight.columns, code, weight.group)

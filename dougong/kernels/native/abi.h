@@ -16,14 +16,15 @@ extern "C" {
 enum dg_format { DG_F32 = 0, DG_BF16 = 1, DG_E4M3 = 2, DG_E2M1 = 3, DG_INT8 = 4 };
 enum dg_dtype { DG_FLOAT32 = 0, DG_BFLOAT16 = 1 };
 
-// A matrix [rows, columns] as it lies in a checkpoint.
-// E4M3: scale is UE8M0 [ceil(rows / 128), ceil(columns / 128)]. E2M1: two codes a byte, low nibble
-// first, scale UE8M0 [rows, columns / 32]. INT8: scale is float [rows].
+// A matrix [rows, columns] as it lies in a checkpoint. E2M1: two codes a byte, low nibble first.
+// scale: E2M1 UE8M0 [rows, columns / 32]; E4M3 UE8M0, or float where group is 128,
+// [ceil(rows / 128), ceil(columns / 128)]; INT8 float [rows, ceil(columns / group)].
+// group: columns that share a float scale, a multiple of 32 or all; 0 without float scales.
 typedef struct {
     const void* data;
     const void* scale;
     int64_t rows, columns;
-    int64_t format;
+    int64_t format, group;
 } dg_matrix;
 
 // y = x @ weight^T; `groups` > 1: block-diagonal, x [T, groups * columns], y [T, rows].

@@ -66,6 +66,19 @@ template <class T> DG_INLINE void store_some(T* p, V v, int64_t n) {
     store(part, v);
     for (int64_t i = 0; i < n; i++) p[i] = part[i];
 }
+DG_INLINE void store(bf16* p, I words) { memcpy(p, &words, sizeof words); }
+// p[first], p[first + 2], .. of 32 floats.
+DG_INLINE V every_second(const float* p, int first) {
+#if defined(__AVX512F__)
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i wanted = _mm512_add_epi32(even, _mm512_set1_epi32(first));
+    return (V)_mm512_permutex2var_ps(_mm512_loadu_ps(p), wanted, _mm512_loadu_ps(p + 16));
+#else
+    V v;
+    for (int i = 0; i < LANES; i++) v[i] = p[2 * i + first];
+    return v;
+#endif
+}
 DG_INLINE float widen(float x) { return x; }
 DG_INLINE float widen(bf16 x) {
     uint32_t bits = (uint32_t)x << 16;
@@ -86,14 +99,16 @@ DG_INLINE V fma(V a, V b, V c) {
 DG_INLINE V max(V a, V b) { return a > b ? a : b; }
 DG_INLINE V min(V a, V b) { return a < b ? a : b; }
 
+// The odd and the even ones of 32 bf16, widened.
+DG_INLINE V odd(I words) { return (V)(words & (I{} + (int32_t)0xffff0000)); }
+DG_INLINE V even(I words) { return (V)((U)words << 16); }
 // acc + a[1] * b[1] + a[0] * b[0] for each lane's pair of bf16, odd one first: what vdpbf16ps does.
 DG_INLINE V dot2(V acc, I a, I b) {
 #if DG_AVX512
     return (V)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
 #else
-    const I odd = I{} + (int32_t)0xffff0000;
-    acc = fma((V)(a & odd), (V)(b & odd), acc);
-    return fma((V)((U)a << 16), (V)((U)b << 16), acc);
+    acc = fma(odd(a), odd(b), acc);
+    return fma(even(a), even(b), acc);
 #endif
 }
 // One step of a product: 16 floats or 32 bf16 of x and w.

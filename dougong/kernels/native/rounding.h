@@ -45,46 +45,4 @@ template <bool fp4> inline void round_groups(float* x, int64_t n, int64_t group)
 }
 constexpr int64_t LINEAR_GROUP = 128, CACHE_GROUP = 64, INDEX_GROUP = 32;
 
-// Rows of x as a product wants them: type T, rounded if asked, zeros up to a multiple of 64.
-template <class T> struct Rows {
-    const T* data;
-    int64_t stride;
-};
-template <class T, class X>
-inline void prepare_row(const X* x, int64_t columns, bool rounded, T* out, int64_t width) {
-    if (rounded) {
-        float* row = scratch<float, 10>(columns);
-        for (int64_t i = 0; i < columns; i += LANES)
-            store_some(row + i, load_some(x + i, columns - i), columns - i);
-        round_groups<false>(row, columns, LINEAR_GROUP);
-        for (int64_t i = 0; i < columns; i += LANES)
-            store_some(out + i, load_some(row + i, columns - i), columns - i);
-    } else {
-        for (int64_t i = 0; i < columns; i += LANES)
-            store_some(out + i, load_some(x + i, columns - i), columns - i);
-    }
-    std::fill(out + columns, out + width, T(0));
-}
-template <class T, int slot, class X>
-inline Rows<T> prepare(const X* x, int64_t tokens, int64_t stride, int64_t columns, bool rounded) {
-    if constexpr (sizeof(T) == sizeof(X))
-        if (!rounded && columns % 64 == 0) return {x, stride};
-    const int64_t width = (columns + 63) / 64 * 64;
-    T* out = scratch<T, slot>(tokens * width);
-    parallel(tokens, tokens * columns, [&](int64_t m) {
-        prepare_row(x + m * stride, columns, rounded, out + m * width, width);
-    });
-    return {out, width};
-}
-template <class T, int slot>
-inline Rows<T> prepare(const void* x, bool is_bf16, int64_t tokens, int64_t stride, int64_t columns,
-                       bool rounded) {
-    if (is_bf16) return prepare<T, slot>((const bf16*)x, tokens, stride, columns, rounded);
-    return prepare<T, slot>((const float*)x, tokens, stride, columns, rounded);
-}
-// bf16 products where nothing is lost by them: bf16 or FP8-rounded rows, weights that fit in bf16.
-DG_INLINE bool in_bf16(const dg_matrix& w, int64_t x_dtype, int64_t rounded) {
-    return w.format != DG_F32 && (x_dtype == DG_BFLOAT16 || rounded);
-}
-
 }  // namespace DG_PATH

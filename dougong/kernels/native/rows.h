@@ -5,104 +5,123 @@
 namespace DG_PATH {
 
 #if DG_AVX512
-constexpr int STREAMS = 8;           // rows of w read side by side
-constexpr int64_t AHEAD = STREAMS;   // rows from here to what is prefetched
+// Rows of w read side by side: enough to hide the latency of their sums, and no more, for memory is
+// fastest when it is read in order.
+template <int FORMAT> constexpr int STREAMS = FORMAT == DG_E2M1 ? 4 : 2;
+constexpr int64_t AHEAD_BYTES = 6144;  // what memory delivers while one line is on its way
 
-DG_INLINE __m512i load_pairs(const bf16* p, int64_t n) {
-    if (n >= 32) return _mm512_loadu_si512(p);
-    return _mm512_maskz_loadu_epi16(((__mmask32)1 << n) - 1, p);
+// acc += x's step . one of w's, for M rows of x.
+template <int M> DG_INLINE void add_step(const bf16* x, I words, V* acc) {
+#pragma GCC unroll 2
+    for (int m = 0; m < M; m++) acc[m] = dot2(acc[m], pairs(x + m * 32), words);
 }
-DG_INLINE V dot2(V acc, __m512i a, __m512i b) { return dot2(acc, (I)a, (I)b); }
+template <int M> DG_INLINE void add_step(const float* x, V odds, V evens, V* acc) {
+#pragma GCC unroll 2
+    for (int m = 0; m < M; m++) {
+        acc[m] = fma(load(x + m * LANES), odds, acc[m]);
+        acc[m] = fma(load(x + (M + m) * LANES), evens, acc[m]);
+    }
+}
+template <int M> DG_INLINE void add_step(const float* x, I words, V* acc) {
+    add_step<M>(x, odd(words), even(words), acc);
+}
 
-// acc[m][r] += x[m] . w[r] for M rows of x and STREAMS rows of w, each in its stored format.
-template <int M, int FORMAT>
-inline void stream_rows(const dg_matrix& w, int64_t n, const bf16* x, int64_t ldx, V (*acc)[STREAMS]) {
-    const int64_t row_bytes = FORMAT == DG_BF16 ? w.columns * 2 : FORMAT == DG_E4M3 ? w.columns : w.columns / 2;
+// The part low .. high of each of S rows of w from row n on, in bytes; acc[r] has the sums of M rows
+// of x. The lines behind these rows are fetched in the order of their addresses.
+template <int M, int FORMAT, class T, int S>
+inline void stream(const dg_matrix& w, int64_t n, const T* x, int64_t low, int64_t high, V (*acc)[M]) {
+    using Codes = Unit<FORMAT>;
     const Row row = row_of(w, n);
-    const int64_t scales = FORMAT == DG_E2M1 ? w.columns / 32 : 0;
-    constexpr int64_t CHUNK = FORMAT == DG_E2M1 ? 128 : 64;  // 64 bytes of codes
-    for (int64_t k = 0; k < w.columns; k += CHUNK) {
-        E4M3Tables t;
-        if constexpr (FORMAT == DG_E4M3) t = load_tables(tables.e4m3[row.scale[k / 128]]);
-#pragma GCC unroll 8
-        for (int r = 0; r < STREAMS; r++) {
-            const uint8_t* p = row.data + r * row_bytes;
-            if constexpr (FORMAT == DG_E4M3) {
-                _mm_prefetch((const char*)p + k + AHEAD * row_bytes, _MM_HINT_T0);
-                __m512i a, b;
-                decode_e4m3(load_codes(p + k, w.columns - k), t, a, b);
-#pragma GCC unroll 2
-                for (int m = 0; m < M; m++) {
-                    acc[m][r] = dot2(acc[m][r], _mm512_loadu_si512(x + m * ldx + k), a);
-                    acc[m][r] = dot2(acc[m][r], _mm512_loadu_si512(x + m * ldx + k + 32), b);
-                }
-            } else if constexpr (FORMAT == DG_E2M1) {
-                _mm_prefetch((const char*)p + k / 2 + AHEAD * row_bytes, _MM_HINT_T0);
-                const uint8_t* s = row.scale + r * scales + k / 32;
+    const int64_t bytes = row_bytes(w), scales = w.columns / 32;
+    const char* ahead = (const char*)row.data + low * S + (S - 1) * bytes + AHEAD_BYTES;
+    int64_t step = low * Codes::STEPS / 64;
+    for (int64_t at = low; at < high; at += 64, step += Codes::STEPS, ahead += 64 * S) {
+        const Codes codes(row, step * 32);
 #pragma GCC unroll 4
-                for (int b = 0; b < 4; b++) {
-                    if (k + b * 32 >= w.columns) break;
-                    const __m512i a = decode_e2m1(p + k / 2 + b * 16, tables.e2m1[s[b]]);
+        for (int r = 0; r < S; r++) {
+            I words[Codes::STEPS];
+            _mm_prefetch(ahead + r * 64, _MM_HINT_T0);
+            const uint8_t* scale = FORMAT == DG_E2M1 ? row.scale + r * scales + step : nullptr;
+            codes.decode(row.data + r * bytes + at, scale, high - at, words);
+#pragma GCC unroll 4
+            for (int j = 0; j < Codes::STEPS; j++) add_step<M>(x + (step + j) * 32 * M, words[j], acc[r]);
+        }
+    }
+}
+template <int M, int S>
+inline void stream_floats(const dg_matrix& w, int64_t n, const float* x, V (*acc)[M]) {
+    const float* row = (const float*)row_of(w, n).data;
+    const char* ahead = (const char*)(row + (S - 1) * w.columns) + AHEAD_BYTES;
+    for (int64_t k = 0; k < w.columns; k += 32, ahead += 128 * S) {
 #pragma GCC unroll 2
-                    for (int m = 0; m < M; m++)
-                        acc[m][r] = dot2(acc[m][r], _mm512_loadu_si512(x + m * ldx + k + b * 32), a);
-                }
-            } else {
-                const bf16* q = (const bf16*)p + k;
-                _mm_prefetch((const char*)p + 2 * k + AHEAD * row_bytes, _MM_HINT_T0);
-                _mm_prefetch((const char*)p + 2 * k + 64 + AHEAD * row_bytes, _MM_HINT_T0);
-#pragma GCC unroll 2
-                for (int h = 0; h < 2; h++) {
-                    if (k + h * 32 >= w.columns) break;
-                    const __m512i a = load_pairs(q + h * 32, w.columns - k - h * 32);
-#pragma GCC unroll 2
-                    for (int m = 0; m < M; m++)
-                        acc[m][r] = dot2(acc[m][r], _mm512_loadu_si512(x + m * ldx + k + h * 32), a);
-                }
-            }
+        for (int r = 0; r < S; r++) {
+            float part[32];
+            _mm_prefetch(ahead + r * 128, _MM_HINT_T0);
+            _mm_prefetch(ahead + r * 128 + 64, _MM_HINT_T0);
+            const float* p = whole_step(row + r * w.columns + k, w.columns - k, part);
+            add_step<M>(x + k * M, every_second(p, 1), every_second(p, 0), acc[r]);
         }
     }
 }
 
-// Columns low .. high - 1 (multiples of STREAMS) of y for M rows of x, which are padded to 128.
-template <int M, int FORMAT>
-void product_streams(const dg_matrix& w, const bf16* x, int64_t ldx, const Output& y, int64_t low,
-                     int64_t high) {
-    for (int64_t n = low; n < high; n += STREAMS) {
-        V acc[M][STREAMS] = {};
-        stream_rows<M, FORMAT>(w, n, x, ldx, acc);
-        for (int m = 0; m < M; m++) {
-            alignas(64) float sums[LANES] = {};
-            for (int r = 0; r < STREAMS; r += 4) sum4(acc[m] + r, sums + r);
-            y.put(m, n, load(sums), STREAMS);
+// Sums of S rows of w from row n on, blocks of columns times their scales.
+template <int M, int FORMAT, class T, int S>
+inline void stream_rows(const dg_matrix& w, int64_t n, const T* x, V (*acc)[M]) {
+    if constexpr (FORMAT == DG_F32) {
+        stream_floats<M, S>(w, n, x, acc);
+    } else {
+        const int64_t bytes = row_bytes(w);
+        if (!has_block_scales(w)) return stream<M, FORMAT, T, S>(w, n, x, 0, bytes, acc);
+        for (int64_t k = 0; k < w.columns; k += w.group) {
+            V block[S][M] = {};
+            stream<M, FORMAT, T, S>(w, n, x, k, std::min(k + w.group, bytes), block);
+            for (int r = 0; r < S; r++)
+                for (int m = 0; m < M; m++)
+                    acc[r][m] = fma(block[r][m], splat(scale_at(w, n + r, k)), acc[r][m]);
         }
     }
 }
 
-template <int M>
-bool product_streams(const dg_matrix& w, const bf16* x, int64_t ldx, const Output& y, int64_t low,
-                     int64_t high) {
-    const int64_t whole = low + (high - low) / STREAMS * STREAMS;
-    if (w.format == DG_E4M3) product_streams<M, DG_E4M3>(w, x, ldx, y, low, whole);
-    else if (w.format == DG_E2M1) product_streams<M, DG_E2M1>(w, x, ldx, y, low, whole);
-    else if (w.format == DG_BF16) product_streams<M, DG_BF16>(w, x, ldx, y, low, whole);
-    else return false;
-    if (whole < high) product_panels(w, x, ldx, M, y, whole, high);
-    return true;
+// Columns low .. high - 1 of y for the M rows of x; low is a multiple of 16.
+template <int M, int FORMAT, class W, class T>
+void product_streams(const dg_matrix& w, const Rows<T>& x, const Output& y, int64_t low, int64_t high) {
+    constexpr int S = STREAMS<FORMAT>, BATCH = 16;  // rows of w whose sums are written together
+    const int64_t whole = low + (high - low) / S * S;
+    alignas(64) float sums[M][BATCH];
+    for (int64_t n = low; n < whole; n += BATCH) {
+        const int64_t count = std::min<int64_t>(BATCH, whole - n);
+        for (int64_t c = 0; c < count; c += S) {
+            V acc[S][M] = {};
+            stream_rows<M, FORMAT, T, S>(w, n + c, x.data, acc);
+            for (int m = 0; m < M; m++)
+                for (int r = 0; r < S; r++) sums[m][c + r] = sum(acc[r][m]);
+        }
+        for (int m = 0; m < M; m++) put_sums(w, sums[m], count, y, m, n);
+    }
+    if (whole < high) product_panels<W>(w, x, y, whole, high);
+}
+template <int M, class T>
+void product_streams(const dg_matrix& w, const Rows<T>& x, const Output& y, int64_t low, int64_t high) {
+    switch (w.format) {
+        case DG_E4M3: return product_streams<M, DG_E4M3, bf16>(w, x, y, low, high);
+        case DG_E2M1: return product_streams<M, DG_E2M1, bf16>(w, x, y, low, high);
+        case DG_INT8: return product_streams<M, DG_INT8, bf16>(w, x, y, low, high);
+        case DG_BF16: return product_streams<M, DG_BF16, bf16>(w, x, y, low, high);
+    }
+    if constexpr (sizeof(T) == 4) product_streams<M, DG_F32, float>(w, x, y, low, high);
 }
 #endif
 
-// Columns low .. high - 1 of y; low is a multiple of 16.
+// Columns low .. high - 1 of y; low is a multiple of 16. A float matrix takes float rows only.
 template <class T>
-inline void product(const dg_matrix& w, const T* x, int64_t ldx, int64_t tokens, const Output& y,
-                    int64_t low, int64_t high) {
+inline void product(const dg_matrix& w, const Rows<T>& x, const Output& y, int64_t low, int64_t high) {
 #if DG_AVX512
-    if constexpr (sizeof(T) == 2) {
-        if (tokens == 1 && product_streams<1>(w, x, ldx, y, low, high)) return;
-        if (tokens == 2 && product_streams<2>(w, x, ldx, y, low, high)) return;
-    }
+    if (x.count == 1) return product_streams<1>(w, x, y, low, high);
+    if (x.count == 2) return product_streams<2>(w, x, y, low, high);
 #endif
-    product_panels(w, x, ldx, tokens, y, low, high);
+    if constexpr (sizeof(T) == 4)
+        if (w.format == DG_F32) return product_panels<float>(w, x, y, low, high);
+    product_panels<bf16>(w, x, y, low, high);
 }
 
 }  // namespace DG_PATH

@@ -52,18 +52,18 @@ inline void weigh(const dg_mhc_args& a, int64_t t, const float* mix, float inver
 
 template <class T> void mhc_mix_as(const dg_mhc_args& a) {
     const int64_t s = a.num_streams, flat = s * a.size, rows = a.post ? s * (2 + s) : s;
-    const dg_matrix fn{a.fn, nullptr, rows, flat, DG_F32};
+    const dg_matrix fn{a.fn, nullptr, rows, flat, DG_F32, 0};
     const T* streams = (const T*)a.streams;
-    const Rows<float> x = prepare<float, 1>(streams, a.tokens, flat, flat, false);
+    const Rows<float> x = pack<float, 1>(streams, a.tokens, flat, layout_for(fn, false));
     float* mix = scratch<float, 34>(a.tokens * rows);
-    const int64_t block = 12, blocks = (a.tokens + block - 1) / block;
+    const Output y{mix, rows, false};
+    const int64_t block = 2 * MR, blocks = (a.tokens + block - 1) / block;
     if (a.tokens <= MR) {
-        product_parallel(fn, x, a.tokens, Output{mix, rows, false});
+        product_parallel(fn, x, y, 0, rows);
     } else {
         parallel(blocks, a.tokens * rows * flat, [&](int64_t i) {
-            const int64_t m = i * block, count = std::min(block, a.tokens - m);
-            product(fn, x.data + m * x.stride, x.stride, count, Output{mix + m * rows, rows, false}, 0,
-                    rows);
+            const int64_t m = i * block;
+            product(fn, x.from(m, std::min(block, a.tokens - m)), y.from(m), 0, rows);
         });
     }
     parallel(a.tokens, a.tokens * (flat + 10000), [&](int64_t t) {

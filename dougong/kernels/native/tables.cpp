@@ -10,11 +10,11 @@ static uint16_t upper_half(float x) {  // exact: these values have at most four 
 
 Tables::Tables() {
     static const float fp4[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+    for (int code = 0; code < 32; code++) {
+        const float value = (float)ldexp(fp4[code & 7], E2M1_TOP_SCALE - 127);
+        e2m1[code] = upper_half(code & 8 && value ? -value : value);
+    }
     for (int byte = 0; byte < 256; byte++) {
-        for (int code = 0; code < 32; code++) {
-            const float value = (float)ldexp(fp4[code & 7], byte - 127);
-            e2m1[byte][code] = upper_half(code & 8 ? -value : value);
-        }
         for (int code = 0; code < 128; code++) {
             const int exponent = code >> 3, mantissa = code & 7;
             const double value = exponent ? ldexp(8 + mantissa, exponent - 10) : ldexp(mantissa, -9);

@@ -82,6 +82,15 @@ def fetch(source: Source, folder: Path) -> Path:
     return path
 
 
+def is_here(source: Source, folder: Path) -> bool:
+    """Whether the source can be read without fetching anything."""
+    return _kept(source, folder).is_file() or _archive(source, folder) is not None
+
+
+def _kept(source: Source, folder: Path) -> Path:
+    return folder / "texts" / f"{source.name}.json"
+
+
 def load_documents(source: Source, folder: Path) -> list[Document]:
     """The source's documents, from `folder/texts` or extracted from its archive.
 
@@ -89,7 +98,7 @@ def load_documents(source: Source, folder: Path) -> list[Document]:
              hash is an error for archives that never change, and a warning for Debian's as long as
              the size has not moved by more than DRIFT.
     """
-    kept = folder / "texts" / f"{source.name}.json"
+    kept = _kept(source, folder)
     if kept.is_file():
         content = kept.read_bytes()
         if hashlib.sha256(content).hexdigest() == source.text_sha256:

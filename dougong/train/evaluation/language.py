@@ -13,13 +13,17 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from dougong.train.data.corpus import load_corpus
+from dougong.train.data.extract import plain
 from dougong.train.data.families import FAMILIES
+from dougong.train.data.sources import SOURCES, is_here
 from dougong.train.evaluation.baselines import trigram_bits_per_character, xz_bits_per_character
 from dougong.train.evaluation.reading import losses_of_stream, losses_of_windows
 from dougong.train.evaluation.subject import Subject
 
 WINDOW_TOKENS = 1024  # how much context a token of `text` has at most
 QUICK_CHARACTERS = 40_000
+SOURCE_CHARACTERS = 20_000  # read of the held-out documents of one source
 STORIES = 150
 LONGEST = 8192  # tokens of a window of `position`
 WINDOWS, QUICK_WINDOWS = 24, 5
@@ -34,13 +38,15 @@ def held_out_text(name: str) -> str:
 
 
 def text_suite(subject: Subject) -> dict[str, Any]:
-    """Bits per character by domain.
+    """Bits per character by domain: what the package holds, and what `dougong train` fetched.
 
     Keys of a domain: name, characters, tokens, nats_per_token, bits_per_character, xz, trigram
     (bits per character of the baselines on the same text).
     """
     texts = {name: [held_out_text(name)] for name in ("novel", "speeches")}
     texts["stories"] = _stories(subject)
+    if not subject.quick:
+        texts |= _held_out_documents(subject)
     domains = []
     for i, (name, parts) in enumerate(texts.items()):
         subject.say("held-out text", i, len(texts))
@@ -52,6 +58,20 @@ def _stories(subject: Subject) -> list[str]:
     rng = subject.rng("text", "stories")
     tasks = [FAMILIES["stories"](rng, held_out=True) for _ in range(STORIES)]
     return [str(task.answer["content"]) for task in tasks]
+
+
+def _held_out_documents(subject: Subject) -> dict[str, list[str]]:
+    """By source the beginnings of held-out documents of those packages that were fetched."""
+    here = [
+        name
+        for name, source in SOURCES.items()
+        if source.use != "evaluation" and is_here(source, subject.folder)
+    ]
+    found = {}
+    for name, documents in load_corpus(subject.folder, here).held_out.items():
+        room = SOURCE_CHARACTERS // len(documents)
+        found[f"held-out {name}"] = [plain(text[:room]) for _, text in documents if text.strip()]
+    return found
 
 
 def _bits(subject: Subject, parts: list[str]) -> dict[str, Any]:

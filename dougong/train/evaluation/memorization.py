@@ -7,13 +7,15 @@ design, and nobody's property.
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from dougong.model.sampling import SamplingParams
-from dougong.train.data.corpus import load_corpus
-from dougong.train.data.sources import DEFAULT_SOURCES, SOURCES
+from dougong.train.data.corpus import Corpus, load_corpus
+from dougong.train.data.sources import DEFAULT_SOURCES, SOURCES, Source, is_here
 from dougong.train.evaluation.answering import Question
 from dougong.train.evaluation.subject import LeftOutError, Subject
 
@@ -26,40 +28,52 @@ RUN = 4  # words; shorter agreements are not looked for
 def memorization_suite(subject: Subject) -> dict[str, Any]:
     """Longest agreements of drawn texts (temperature 1) with the fetched training texts.
 
-    Keys: texts, sorts: for "from nothing" and "continued", longest_words, longest_text (the run
-    itself) and mean_words (the mean over texts of each one's longest run).
+    Keys: texts (of each sort), sources (compared with), sorts: for "from nothing" and "continued",
+    longest_words, longest_text (the run itself) and mean_words (the mean over texts of each one's
+    longest run).
     """
-    archives = [SOURCES[name].archive for name in DEFAULT_SOURCES]
-    missing = [name for name in archives if not (subject.folder / name).is_file()]
-    if missing:
+    names = DEFAULT_SOURCES if subject.quick else SOURCES  # the latter take half a minute to read
+    here = [name for name in names if is_trained_on(SOURCES[name], subject.folder)]
+    if not here:
         raise LeftOutError(
-            f"the memorization suite compares with the training texts, and {missing[0]} is not in "
-            f"{subject.folder}: `dougong train` fetches it."
+            "the memorization suite compares with the texts that training reads, and none is in "
+            f"{subject.folder}: `dougong train` fetches them."
         )
-    corpus = load_corpus(subject.folder, DEFAULT_SOURCES)
-    passages = [part for text in corpus.training_texts() for part in text.split("\n\n")]
+    subject.say("reading the training texts", 0, 1)
+    corpus = load_corpus(subject.folder, here)
     count = QUICK_DRAWN if subject.quick else DRAWN
-    rng = subject.rng("memorization")
-    tokenizer = subject.tokenizer
+    rng, tokenizer = subject.rng("memorization"), subject.tokenizer
     openings = [
         tokenizer.encode(passage, special=False)[:OPENING_TOKENS]
-        for passage in rng.sample(passages, count)
+        for passage in (opening_of(rng, corpus) for _ in range(count))
     ]
-    sorts = {}
-    for name, starts in (("from nothing", [[]] * count), ("continued", openings)):
-        texts = _drawn(subject, name, starts)
-        runs = longest_runs(texts, passages)
-        longest = max(runs, key=lambda run: len(run.split()))
-        words = [len(run.split()) for run in runs]
-        sorts[name] = {
-            "longest_words": max(words),
-            "longest_text": longest,
-            "mean_words": sum(words) / count,
-        }
-    return {"texts": count, "sorts": sorts}
+    nothing: list[list[int]] = [[] for _ in range(count)]
+    texts = _drawn(subject, nothing) + _drawn(subject, openings)
+    runs = longest_runs(texts, corpus.training_texts())
+    sorts = {"from nothing": runs[:count], "continued": runs[count:]}
+    return {"texts": count, "sources": here, "sorts": {n: _figures(s) for n, s in sorts.items()}}
 
 
-def _drawn(subject: Subject, name: str, starts: Sequence[list[int]]) -> list[str]:
+def is_trained_on(source: Source, folder: Path) -> bool:
+    """Whether training reads this source, and it is here."""
+    return source.use != "evaluation" and is_here(source, folder)
+
+
+def opening_of(rng: random.Random, corpus: Corpus) -> str:
+    """The beginning of a passage of running text, of any shelf."""
+    return corpus.passage(rng, rng.choice(sorted(corpus.shelves)), 200).text
+
+
+def _figures(runs: list[str]) -> dict[str, Any]:
+    words = [len(run.split()) for run in runs]
+    return {
+        "longest_words": max(words),
+        "longest_text": max(runs, key=lambda run: len(run.split())),
+        "mean_words": sum(words) / len(words),
+    }
+
+
+def _drawn(subject: Subject, starts: Sequence[list[int]]) -> list[str]:
     tokenizer = subject.tokenizer
     questions = [
         Question(
@@ -69,7 +83,7 @@ def _drawn(subject: Subject, name: str, starts: Sequence[list[int]]) -> list[str
         )
         for i, start in enumerate(starts)
     ]
-    return [tokenizer.decode(reply.ids) for reply in subject.answers(f"drawn {name}", questions)]
+    return [tokenizer.decode(reply.ids) for reply in subject.answers("drawn texts", questions)]
 
 
 def words_of(text: str) -> list[str]:
