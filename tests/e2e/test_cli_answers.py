@@ -168,8 +168,8 @@ def test_generate_json_is_one_object_with_the_keys_of_its_help(
     assert err == ""
     report = json.loads(out)
     assert set(report) == {
-        "model", "backend", "dtype", "rounding", "text", "reasoning", "finish_reason", "ids", "prompt_tokens", "reused_tokens",
-        "prefill_s", "decode_s", "tokens_per_s",
+        "model", "backend", "dtype", "rounding", "text", "reasoning", "finish_reason", "ids",
+        "prompt_tokens", "reused_tokens", "prefill_s", "decode_s", "tokens_per_s", "experts",
     }  # fmt: skip
     assert len(report["ids"]) == 3
 
