@@ -24,10 +24,12 @@ class DataConfig:
     """Where training text comes from.
 
     folder: keeps the public packages. full: reads Debian's packages, too (apt-get fetches them).
+    workers: processes that make batches ahead; 0: each is made when it is needed.
     """
 
     folder: str = "~/.cache/dougong/data"
     full: bool = False
+    workers: int = 0
     tokenizer: str = ""  # a folder with tokenizer.json; empty: train one on the phases' mixes
     micro_tokens: int = 2048  # computed at once; smaller ones stay in the processor's cache
     seed: int = 1
@@ -313,6 +315,7 @@ def _output_rules(config: RunConfig) -> list[Rule]:
         ("output.log_every", output.log_every, output.log_every >= 1, "at least 1"),
         ("output.keep", output.keep, output.keep >= 1, "at least 1"),
         ("data.micro_tokens", data.micro_tokens, data.micro_tokens >= 1, "at least 1"),
+        ("data.workers", data.workers, data.workers >= 0, "0 or more"),
     ]
 
 

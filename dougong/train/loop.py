@@ -34,6 +34,7 @@ def train(run: Run) -> None:
         run.save()  # to roll back to
     while not run.done:
         advance(run)
+    run.reader.close()
 
 
 def advance(run: Run) -> None:

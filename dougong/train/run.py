@@ -25,6 +25,7 @@ from dougong.train.checkpoint import (
 from dougong.train.config import PhaseConfig, RunConfig
 from dougong.train.data.corpus import load_corpus
 from dougong.train.data.mixture import Mixture, PackedBatch, needed_sources
+from dougong.train.data.reader import BatchReader
 from dougong.train.data.tokenizer import run_tokenizer
 from dougong.train.optimizer import Optimizer
 from dougong.train.parallel import Group, join_group
@@ -35,7 +36,7 @@ from dougong.train.stability import SpikeWatch
 
 @dataclass
 class Run:
-    """A run at some step; `step` counts the steps done, `mixtures` has one for each phase."""
+    """A run at some step; `step` counts the steps done, `reader` gives each step's batch."""
 
     config: RunConfig
     folder: Path
@@ -44,7 +45,7 @@ class Run:
     optimizer: Optimizer
     average: Average
     tokenizer_folder: Path
-    mixtures: list[Mixture]
+    reader: BatchReader
     progress: Progress
     group: Group
     watch: SpikeWatch
@@ -70,8 +71,7 @@ class Run:
 
     def batch(self, step: int) -> PackedBatch:
         """The batch of a step."""
-        plan = self.steps[step]
-        return self.mixtures[plan.phase].batch(step, plan.batch_tokens)
+        return self.reader(step)
 
     def save(self) -> None:
         """Writes a checkpoint and drops old ones; every process returns when it is there.
@@ -146,13 +146,13 @@ def open_run(config: RunConfig, *, quiet: bool = False) -> Run:
     group = join_group(device)
     folder = Path(config.output.folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
+    steps, stability = plan_steps(config), config.stability
     with group.one_first():
-        mixtures, tokenizer_folder = _open_data(config, folder, model_config.vocab_size)
+        reader, tokenizer_folder = _open_data(config, steps, folder, model_config.vocab_size)
     torch.manual_seed(config.seed)
     # the same mathematics in half the time, where it is built
     backend = "training" if device.type == "cpu" and is_built() else "reference"
     model = initialize(Transformer(model_config, backend=backend), config.seed).to(device)
-    steps, stability = plan_steps(config), config.stability
     run = Run(
         config,
         folder,
@@ -163,7 +163,7 @@ def open_run(config: RunConfig, *, quiet: bool = False) -> Run:
         ),
         Average(model, config.schedule.average),
         tokenizer_folder,
-        mixtures,
+        reader,
         Progress(folder, len(steps), quiet=quiet or not group.leads),
         group,
         SpikeWatch(stability),
@@ -191,8 +191,10 @@ def training_device(name: str) -> torch.device:
     raise ConfigError(f"device = {name!r} should be cpu, or cuda on a machine that has one")
 
 
-def _open_data(config: RunConfig, folder: Path, vocab_size: int) -> tuple[list[Mixture], Path]:
-    """Each phase's stream (equal phases share one), and the tokenizer's folder."""
+def _open_data(
+    config: RunConfig, steps: list[Step], folder: Path, vocab_size: int
+) -> tuple[BatchReader, Path]:
+    """What gives each step's batch (equal phases share a mixture), and the tokenizer's folder."""
     data = config.data
     corpus = load_corpus(
         Path(data.folder).expanduser(), needed_sources(config.families, full=data.full)
@@ -209,4 +211,9 @@ def _open_data(config: RunConfig, folder: Path, vocab_size: int) -> tuple[list[M
         mixtures.append(
             Mixture(phase.mix, tokenizer, corpus, seed=data.seed, max_length=phase.max_length)
         )
-    return mixtures, tokenizer_folder
+
+    def make(step: int) -> PackedBatch:
+        plan = steps[step]
+        return mixtures[plan.phase].batch(step, plan.batch_tokens)
+
+    return BatchReader(make, len(steps), data.workers), tokenizer_folder
