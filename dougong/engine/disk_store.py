@@ -104,20 +104,23 @@ class DiskStore:
         self._sql(f"UPDATE files SET used = {_LATEST} WHERE key = ?", keys[1:])
         return count, resumes
 
-    def read(self, kind: Kind, place: Place, payload_bytes: int) -> bytes | None:
-        """The payload, if the file holds exactly that; None (and the file is removed) if not."""
+    def read(self, kind: Kind, place: Place, most_bytes: int) -> bytes | None:
+        """The payload of at most `most_bytes`; None (and the file is removed) if it is not whole.
+
+        Its size is the file's own: the caller knows what it must be.
+        """
         path = self._path(kind, place.key)
-        size = HEADER.size + payload_bytes + KEY_BYTES
+        overhead = HEADER.size + KEY_BYTES
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             with open(descriptor, "rb") as file:
-                data = file.read(size + 1)
+                data = file.read(overhead + most_bytes + 1)
         except OSError:
             self._forget(kind, place.key)
             return None
-        header = self._header(kind, place, payload_bytes)
+        header = self._header(kind, place, max(len(data) - overhead, 0))
         body, checksum = data[:-KEY_BYTES], data[-KEY_BYTES:]
-        fits = len(data) == size and data[: HEADER.size] == header
+        fits = overhead <= len(data) <= overhead + most_bytes and data.startswith(header)
         if not fits or not hmac.compare_digest(checksum, self._checksum(body)):
             self._forget(kind, place.key)
             path.unlink(missing_ok=True)

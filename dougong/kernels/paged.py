@@ -204,6 +204,18 @@ class BlockTable:
                 self._known = min(self._known, i)
         self.blocks += fresh
 
+    def replace(self, index: int, block: int) -> None:
+        """Uses `block`, whose bytes are the same, in place of its own at `index`."""
+        if self.blocks[index] != block:
+            self.pool.hold([block])
+            self.pool.drop([self.blocks[index]])
+            self.blocks[index] = block
+            self._known = min(self._known, index)
+
+    def extend(self, count: int) -> None:
+        """Takes `count` more blocks from the pool, ahead of need (InputError: too few left)."""
+        self.blocks += self.pool.allocate(count)
+
     def locate(self) -> int:
         """Where an int64 array of the blocks' addresses lies, until the table changes."""
         if self._known < len(self.blocks):

@@ -103,6 +103,11 @@ class StateLayout:
         """Bytes that each further token of a long context takes."""
         return self.block_bytes / BLOCK_TOKENS
 
+    @property
+    def recent_bytes(self) -> int:
+        """The most bytes that a snapshot's recent part can have."""
+        return self.ring_bytes + 8 * (3 + 2 * (len(self.layers) - self.num_layers))
+
     def recent(self, length: int, mtp_lengths: list[int], rollback: int) -> Iterator[Piece]:
         """The ring rows that going on at `length`, or up to `rollback` tokens before, still needs.
 

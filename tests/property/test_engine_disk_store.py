@@ -108,8 +108,9 @@ def test_a_damaged_file_is_a_miss_and_is_removed(store: DiskStore, damage: tuple
     assert store.read(Kind.BLOCK, second, PAYLOAD) == payload(second)
 
 
-def test_another_size_than_the_model_s_is_a_miss(store: DiskStore) -> None:
+def test_a_file_larger_than_asked_for_is_a_miss(store: DiskStore) -> None:
     (place,) = fill(store, ids_of(1, 1))
+    assert store.read(Kind.BLOCK, place, PAYLOAD + 5) == payload(place)
     assert store.read(Kind.BLOCK, place, PAYLOAD - 1) is None
 
 
