@@ -115,7 +115,13 @@ class OutputConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One training run. `model`: a preset's name or a config.json; `phases`: in their order."""
+    """One training run.
+
+    model:   a preset's name or a config.json
+    start:   another run's folder, whose newest weights and tokenizer this one begins with; empty:
+             random weights
+    phases:  in their order
+    """
 
     model: str
     schedule: ScheduleConfig
@@ -123,6 +129,7 @@ class RunConfig:
     phases: tuple[PhaseConfig, ...]
     data: DataConfig = DataConfig()
     stability: StabilityConfig = StabilityConfig()
+    start: str = ""
     device: str = "cpu"
     seed: int = 1
 

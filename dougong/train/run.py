@@ -103,18 +103,36 @@ class Run:
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
             parts[part][rest] = tensor.to(self.model.device)
-        own = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
-        if own != {name: tensor.shape for name, tensor in parts["model"].items()}:
-            raise TrainingError(
-                f"{path}: holds another model's weights; choose another output folder, or the "
-                "model that this run began with"
-            )
-        self.model.load_state_dict(parts["model"])
+        self._put_weights(parts["model"], path)
         self.optimizer.state = parts["optimizer"]
         self.average.state = parts["average"]
         self.anticipation.state = parts["anticipation"]
         self.anticipation.until = int(values.get("anticipate_until", 0))
         self.step, self.rollbacks = int(values["step"]), int(values.get("rollbacks", 0))
+
+    def load_weights(self, folder: Path) -> None:
+        """Begins with the newest weights of another run; all else is as at any run's beginning.
+
+        Raises:  ConfigError if there are none; TrainingError if they do not fit this model.
+        """
+        if (newest := latest_checkpoint(folder)) is None:
+            raise ConfigError(f"start = {str(folder)!r} holds no checkpoint; give a run's folder")
+        tensors, _ = load_checkpoint(newest)
+        named = {
+            name.removeprefix("model/"): tensor.to(self.model.device)
+            for name, tensor in tensors.items()
+            if name.startswith("model/")
+        }
+        self._put_weights(named, newest)
+
+    def _put_weights(self, tensors: dict[str, Tensor], path: Path) -> None:
+        own = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+        if own != {name: tensor.shape for name, tensor in tensors.items()}:
+            raise TrainingError(
+                f"{path}: holds another model's weights; choose another folder, or the model that "
+                "they were trained as"
+            )
+        self.model.load_state_dict(tensors)
 
     def _states(self) -> dict[str, dict[str, Tensor]]:
         return {
@@ -171,10 +189,16 @@ def open_run(config: RunConfig, *, quiet: bool = False) -> Run:
     )
     if (newest := latest_checkpoint(folder)) is not None:
         run.restore(newest)
+    elif config.start:
+        run.load_weights(_start_folder(config))
     if stability.anticipate == "always":
         run.anticipation.until = len(steps)
     run.recall()
     return run
+
+
+def _start_folder(config: RunConfig) -> Path:
+    return Path(config.start).expanduser()
 
 
 def training_device(name: str) -> torch.device:
@@ -199,8 +223,9 @@ def _open_data(
     corpus = load_corpus(
         Path(data.folder).expanduser(), needed_sources(config.families, full=data.full)
     )
+    given = data.tokenizer or (str(_start_folder(config) / "tokenizer") if config.start else "")
     tokenizer, tokenizer_folder = run_tokenizer(
-        folder, data.tokenizer, vocab_size, corpus, config.families, data.seed
+        folder, given, vocab_size, corpus, config.families, data.seed
     )
     mixtures: list[Mixture] = []
     for i, phase in enumerate(config.phases):

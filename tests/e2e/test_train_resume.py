@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dougong.errors import TrainingError
+from dougong.errors import ConfigError, TrainingError
 from dougong.train.checkpoint import latest_checkpoint, load_checkpoint
 from dougong.train.loop import advance, train_step
 from dougong.train.progress import CURVE_FILE, LOG_FILE, read_log
@@ -135,6 +135,30 @@ def test_another_model_in_the_folder_is_refused(
     wider = tmp_path / "config.json"
     wider.write_text(json.dumps(training.MODEL | {"moe_intermediate_size": 64}))
     values = training.values(inputs, unbroken, steps=STEPS) | {"model": str(wider)}
+    with pytest.raises(TrainingError, match="holds another model's weights"):
+        open_run(training.run_config_from_dict(values), quiet=True)
+
+
+def test_a_run_begins_with_the_newest_weights_of_another(
+    inputs: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    values = training.values(inputs, tmp_path) | {"start": str(unbroken)}
+    run = open_run(training.run_config_from_dict(values), quiet=True)
+    before, _ = load_checkpoint(latest_checkpoint(unbroken))
+    assert run.step == 0 and not run.optimizer.state
+    for name, tensor in run.model.state_dict().items():
+        assert torch.equal(tensor, before[f"model/{name}"]), name
+
+
+def test_a_run_that_should_begin_with_another_names_what_is_missing(
+    inputs: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    values = training.values(inputs, tmp_path / "run") | {"start": str(tmp_path / "nothing")}
+    with pytest.raises(ConfigError, match="holds no checkpoint; give a run's folder"):
+        open_run(training.run_config_from_dict(values), quiet=True)
+    wider = tmp_path / "config.json"
+    wider.write_text(json.dumps(training.MODEL | {"moe_intermediate_size": 64}))
+    values |= {"model": str(wider), "start": str(unbroken)}
     with pytest.raises(TrainingError, match="holds another model's weights"):
         open_run(training.run_config_from_dict(values), quiet=True)
 
