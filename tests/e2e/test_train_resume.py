@@ -145,7 +145,8 @@ def test_a_run_begins_with_the_newest_weights_of_another(
     values = training.values(inputs, tmp_path) | {"start": str(unbroken)}
     run = open_run(training.run_config_from_dict(values), quiet=True)
     before, _ = load_checkpoint(latest_checkpoint(unbroken))
-    assert run.step == 0 and not run.optimizer.state
+    assert run.step == 0
+    assert not run.optimizer.state
     for name, tensor in run.model.state_dict().items():
         assert torch.equal(tensor, before[f"model/{name}"]), name
 
