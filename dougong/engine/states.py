@@ -10,18 +10,24 @@ windows are replayed. Whatever is found, the bits are those of a cold start.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 import torch
 
-from dougong.engine.disk_store import DiskStore, Kind
+from dougong.engine.disk_store import DiskStore, Kind, Place
 from dougong.engine.prefix_cache import Match, Node, PrefixCache
-from dougong.engine.request import Request
+from dougong.engine.request import Phase, Request
 from dougong.engine.scheduler import BLOCK_TOKENS
 from dougong.engine.store_writer import StoreWriter
 from dougong.engine.windows import Windows
+from dougong.errors import InputError
 from dougong.kernels.paged import BlockPool
 from dougong.model.state import RequestState
 from dougong.model.transformer import Transformer
+
+
+Resume = tuple[torch.Tensor, int]  # the recent bytes of a snapshot, and how many
 
 
 @dataclass
@@ -29,10 +35,10 @@ class _Held:
     """One running request: its state, the cache nodes it stands on, and its resume points."""
 
     state: RequestState
-    nodes: list[Node]
-    wanted: set[int]  # numbers of blocks behind which a resume point is to be kept
-    resumes: dict[int, torch.Tensor] = field(default_factory=dict)
-    latest: int = 0  # the last block boundary with a resume point taken while writing
+    nodes: list[Node] = field(default_factory=list)
+    wanted: set[int] = field(default_factory=set)  # resume points to keep, in blocks
+    resumes: dict[int, torch.Tensor] = field(default_factory=dict)  # taken and not yet kept
+    places: list[Place] = field(default_factory=list)  # on disk, of the blocks handed over so far
 
 
 class States:
@@ -42,7 +48,8 @@ class States:
         resume_bytes: budget for the resume points that the cache keeps in memory.
         windows: behind which blocks resume points are kept, and what is done without one.
         store: where blocks and resume points are also kept on disk.
-        poison: fills free blocks with NaN (for tests).
+        file: maps the pool to this file, so that the system may write blocks out.
+        poison: fills free blocks and fresh rings with NaN (for tests).
     """
 
     def __init__(
@@ -53,11 +60,12 @@ class States:
         resume_bytes: int = 256 * 2**20,
         windows: Windows | None = None,
         store: DiskStore | None = None,
+        file: Path | None = None,
         poison: bool = False,
     ) -> None:
         self.model, self.total, self.store = model, total, store
         self.windows = windows or Windows()
-        self.pool = BlockPool(model.layout.block_bytes, total, poison=poison)
+        self.pool = BlockPool(model.layout.block_bytes, total, file=file, poison=poison)
         self.cache = PrefixCache(
             resume_bytes, lambda block: self.pool.drop([block]), lambda resume: None
         )
@@ -68,27 +76,22 @@ class States:
 
     def available(self) -> int:
         """Blocks that are free, or that only the cache keeps."""
-        free = self.pool.num_free
-        assert free is not None
-        return free + self.cache.evictable()
+        return self._num_free + self.cache.evictable()
 
-    def attach(self, request: Request) -> int:
-        """A state that begins with what the cache has of the request; returns its tokens."""
+    def attach(self, request: Request) -> tuple[int, int]:
+        """A state that begins with what the cache has of the request: its tokens, its blocks."""
         state = self.model.new_state(self.pool)
-        held = _Held(state, [], set())
-        self._held[request.id] = held
+        held = self._held[request.id] = _Held(state)
         if request.job.prompt_logprobs is None:  # whose every token has to be computed
             self._find(request, held)
-        ends = self.windows.wanted(request.prompt_tokens)
+        ends = self.windows.wanted(len(request.ids))
         held.wanted |= {end for end in ends if end * BLOCK_TOKENS > state.length}
-        return state.length
+        return state.length, len(state.memory.table.blocks)
 
     def reserve(self, request: Request, blocks: int) -> None:
         """Takes the blocks at once, so that a promise cannot be broken later."""
-        free = self.pool.num_free
-        assert free is not None
-        if blocks > free:
-            self.cache.evict(blocks - free)
+        if blocks > self._num_free:
+            self.cache.evict(blocks - self._num_free)
         self._held[request.id].state.memory.table.extend(blocks)
 
     def release(self, request: Request) -> None:
@@ -106,20 +109,24 @@ class States:
 
     def next_cut(self, request: Request, high: int) -> int:
         """Where a chunk that would end at `high` should end: at the next wanted resume point."""
-        ends = [end * BLOCK_TOKENS for end in self._held[request.id].wanted]
-        return min((end for end in ends if request.computed < end < high), default=high)
+        low, held = request.computed, self._held[request.id]
+        ends = {end * BLOCK_TOKENS for end in held.wanted}
+        if request.phase is Phase.DECODE and self.windows.keeps:
+            ends.add((low // BLOCK_TOKENS + 1) * BLOCK_TOKENS)
+        return min((end for end in ends if low < end < high), default=high)
 
     def reached(self, request: Request) -> None:
-        """Told after `request.computed` has grown: takes resume points, shares a whole prompt."""
+        """Told after `request.computed` has grown: takes a resume point, shares what is whole."""
         held = self._held[request.id]
         end, rest = divmod(request.computed, BLOCK_TOKENS)
-        writing = bool(request.written) and self.windows.keeps
+        writing = request.phase is Phase.DECODE and self.windows.keeps
         if rest == 0 and (end in held.wanted or writing):
             if end not in held.wanted:  # while writing, only the latest is worth its memory
-                held.resumes.pop(held.latest, None)
-                held.latest = end
-            held.resumes[end] = held.state.snapshot(rollback=0).recent
-        if request.computed == request.prompt_tokens:
+                held.resumes.clear()
+            snapshot = held.state.snapshot(rollback=0)
+            held.resumes[end] = snapshot.recent
+            snapshot.release()
+        if end in held.wanted or request.computed == request.prompt_tokens:
             self._keep(request, held)  # others that begin alike need not wait for the answer
 
     def close(self) -> None:
@@ -155,68 +162,87 @@ class States:
     def _keep(self, request: Request, held: _Held) -> None:
         """Adds the complete blocks to the cache, which may know some of them already."""
         tenant, table = request.job.tenant, held.state.memory.table
-        count = request.computed // BLOCK_TOKENS
-        if count == 0 or not self.model.layout.block_bytes:
+        count, known = request.computed // BLOCK_TOKENS, len(held.nodes)
+        if count <= known and not held.resumes:
             return
-        ids, blocks = request.ids[: count * BLOCK_TOKENS], table.blocks[:count]
+        ids, blocks = request.ids[: count * BLOCK_TOKENS], table.blocks[: max(count, known)]
+        self._save(tenant, ids, blocks, held)
         resumes = {end: (recent, recent.numel()) for end, recent in held.resumes.items()}
-        self._save(tenant, ids, blocks, held.resumes)
-        held.resumes = {}
-        self.pool.hold(blocks)
-        taken = set(self.cache.insert(tenant, ids, blocks, resumes))
-        self.pool.drop(block for block in blocks if block not in taken)
-        nodes = self.cache.match(tenant, ids).nodes
-        for i, node in enumerate(nodes):
-            table.replace(i, node.block)  # the same bytes: once is enough
+        self.pool.hold(blocks[known:])
+        nodes = self.cache.insert(tenant, ids, blocks, resumes, held.nodes)
+        for i in range(known, len(nodes)):
+            if nodes[i].block != blocks[i]:  # the same bytes: once is enough
+                self.pool.drop([blocks[i]])
+                table.replace(i, nodes[i].block)
         self.cache.hold(nodes)
         self.cache.let_go(held.nodes)
-        held.nodes = nodes
+        held.nodes, held.resumes = nodes, {}
+
+    @property
+    def _num_free(self) -> int:
+        free = self.pool.num_free
+        assert free is not None  # the pool has a fixed size
+        return free
 
     # -- the disk ------------------------------------------------------------------------------
 
     def _load(self, store: DiskStore, request: Request, match: Match, most: int) -> Match:
         """Brings what the disk knows beyond `match` into the cache; the longer match."""
-        tenant, ids = request.job.tenant, request.ids[:most]
+        tenant, ids, state = request.job.tenant, request.ids[:most], self.of(request)
         places = store.places(tenant, ids)
         count, ends = store.find(places)
-        known, end = len(match.nodes), max(ends, default=0)
-        if count <= known and end <= match.resumable:
+        if count <= len(match.nodes) and max(ends, default=0) <= match.resumable:
             return match
         self.cache.hold(match.nodes)  # making room must not take what is to be continued
         blocks = [node.block for node in match.nodes]
-        for place in places[known:count]:
+        for place in places[len(blocks) : count]:
             data = store.read(Kind.BLOCK, place, self.pool.block_bytes)
             if data is None or len(data) != self.pool.block_bytes or not self._room():
                 break
             blocks += self.pool.allocate()
             self.pool.bytes(blocks[-1])[:] = _tensor(data)
         resumes = {}
-        if match.resumable < end <= len(blocks):
-            data = store.read(Kind.RESUME, places[end - 1], self.model.layout.recent_bytes)
-            if data is not None:
-                resumes[end] = (_tensor(data), len(data))
-        self.cache.insert(tenant, ids, blocks, resumes)
+        for end in sorted(ends, reverse=True):
+            if not resumes and match.resumable < end <= len(blocks):
+                resume = self._load_resume(store, places[end - 1], state)
+                resumes |= {end: resume} if resume is not None else {}
+        self.cache.insert(tenant, ids, blocks, resumes, match.nodes)
         self.cache.let_go(match.nodes)
         return self.cache.match(tenant, request.ids, most)
 
+    def _load_resume(self, store: DiskStore, place: Place, state: RequestState) -> Resume | None:
+        """A resume point from disk, if it is one of this model behind this block."""
+        data = store.read(Kind.RESUME, place, self.model.layout.recent_bytes)
+        if data is None:
+            return None
+        recent = _tensor(data)
+        try:
+            fits = state.recent_length(recent) == (place.index + 1) * BLOCK_TOKENS
+        except InputError:
+            return None
+        return (recent, recent.numel()) if fits else None
+
     def _room(self) -> bool:
         """Whether a block can be allocated, at the cache's expense if need be."""
-        return bool(self.pool.num_free) or self.cache.evict(1) > 0
+        return self._num_free > 0 or self.cache.evict(1) > 0
 
-    def _save(
-        self, tenant: str, ids: list[int], blocks: list[int], resumes: dict[int, torch.Tensor]
-    ) -> None:
-        """Hands blocks and resume points to the writer, which leaves out what the disk has."""
+    def _save(self, tenant: str, ids: list[int], blocks: list[int], held: _Held) -> None:
+        """Hands blocks and resume points to the writer, but for those that the disk has."""
         if self.store is None or self._writer is None:
             return
-        for place, block in zip(self.store.places(tenant, ids), blocks, strict=True):
-            if not self._writer.has(Kind.BLOCK, place):
-                self._writer.put(Kind.BLOCK, place, self.pool.bytes(block).numpy().tobytes())
-            recent = resumes.get(place.index + 1)
-            if recent is not None and not self._writer.has(Kind.RESUME, place):
+        first = len(held.places)
+        held.places = self.store.places(tenant, ids, held.places)
+        behind = [held.places[end - 1] for end in held.resumes]
+        there = self.store.has(held.places[first:] + behind)
+        for place in held.places[first:]:
+            if (place.key, Kind.BLOCK) not in there:
+                block = self.pool.bytes(blocks[place.index])
+                self._writer.put(Kind.BLOCK, place, block.numpy().tobytes())
+        for place, recent in zip(behind, held.resumes.values(), strict=True):
+            if (place.key, Kind.RESUME) not in there:
                 self._writer.put(Kind.RESUME, place, recent.numpy().tobytes())
 
 
 def _tensor(data: bytes) -> torch.Tensor:
     """Bytes as uint8, writable."""
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
