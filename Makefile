@@ -28,6 +28,7 @@ $(VENV)/user.stamp: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: $(VENV)/user.stamp
 	$(PIP) install --quiet --editable '.[dev]'
+	$(PIP) install --quiet --no-deps xgrammar  # it asks for triton, which only its GPU kernels use
 	@touch $@
 
 run: venv ## The shipped model answers a prompt
