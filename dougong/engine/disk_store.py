@@ -19,6 +19,7 @@ import sqlite3
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -78,12 +79,13 @@ class DiskStore:
                 "or run without one."
             ) from None
 
-    def places(self, tenant: str, ids: Sequence[int]) -> list[Place]:
-        """The complete blocks of `ids`, for this model and tenant."""
+    def places(self, tenant: str, ids: Sequence[int], known: Sequence[Place] = ()) -> list[Place]:
+        """The complete blocks of `ids`, for this model and tenant; `known`: the first of them."""
+        found = list(known)
         seed = hashlib.blake2b(tenant.encode(), key=self.fingerprint, digest_size=KEY_BYTES)
-        parent, chain = _NO_PARENT, seed.digest()
-        found = []
-        for index in range(len(ids) // BLOCK_TOKENS):
+        parent = found[-1].key if found else _NO_PARENT
+        chain = found[-1].key if found else seed.digest()
+        for index in range(len(found), len(ids) // BLOCK_TOKENS):
             tokens = tuple(ids[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS])
             packed = struct.pack(f"<{BLOCK_TOKENS}I", *tokens)
             chain = hashlib.blake2b(chain + packed, digest_size=KEY_BYTES).digest()
@@ -91,9 +93,19 @@ class DiskStore:
             parent = chain
         return found
 
+    def has(self, places: Sequence[Place]) -> set[tuple[bytes, Kind]]:
+        """(key, kind) of the files of these places that the index knows."""
+        found: set[tuple[bytes, Kind]] = set()
+        for low in range(0, len(places), 500):  # SQLite bounds the parameters of a query
+            keys = tuple(place.key for place in places[low : low + 500])
+            marks = ",".join("?" * len(keys))
+            rows = self._sql(f"SELECT key, kind FROM files WHERE key IN ({marks})", [keys])
+            found.update((key, Kind(kind)) for key, kind in rows)
+        return found
+
     def find(self, places: Sequence[Place]) -> tuple[int, list[int]]:
         """How many leading blocks are here, and behind which counts of them a resume point is."""
-        known = self._known([place.key for place in places])
+        known = self.has(places)
         count = 0
         while count < len(places) and (places[count].key, Kind.BLOCK) in known:
             count += 1
@@ -123,7 +135,8 @@ class DiskStore:
         fits = overhead <= len(data) <= overhead + most_bytes and data.startswith(header)
         if not fits or not hmac.compare_digest(checksum, self._checksum(body)):
             self._forget(kind, place.key)
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # on a read-only disk it stays, and stays a miss
+                path.unlink()
             return None
         return body[HEADER.size :]
 
@@ -198,11 +211,14 @@ class DiskStore:
         path = self.folder / "index.sqlite"
         try:
             return self._connect(path)
+        except sqlite3.OperationalError as problem:  # read-only: the files can still be read
+            self._stop_writing(problem)
+            return self._connect(":memory:")
         except sqlite3.DatabaseError:
             path.unlink(missing_ok=True)
             return self._connect(path)
 
-    def _connect(self, path: Path) -> sqlite3.Connection:
+    def _connect(self, path: Path | str) -> sqlite3.Connection:
         connection = sqlite3.connect(
             path, timeout=30.0, isolation_level=None, check_same_thread=False
         )
@@ -229,15 +245,6 @@ class DiskStore:
         except sqlite3.Error as problem:
             self._stop_writing(problem)
         return results
-
-    def _known(self, keys: Sequence[bytes]) -> set[tuple[bytes, Kind]]:
-        found: set[tuple[bytes, Kind]] = set()
-        for low in range(0, len(keys), 500):  # SQLite bounds the parameters of a query
-            part = keys[low : low + 500]
-            marks = ",".join("?" * len(part))
-            rows = self._sql(f"SELECT key, kind FROM files WHERE key IN ({marks})", [tuple(part)])
-            found.update((key, Kind(kind)) for key, kind in rows)
-        return found
 
     def _forget(self, kind: Kind, key: bytes) -> None:
         self._sql("DELETE FROM files WHERE key = ? AND kind = ?", [(key, int(kind))])

@@ -12,6 +12,7 @@ No torch: blocks and resume points are handles that the owner gives and takes ba
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -31,15 +32,6 @@ class Node:
     users: int = 0
     used_at: int = 0
     children: dict[tuple[int, ...], Node] = field(default_factory=dict)
-
-    def path(self) -> list[Node]:
-        """The nodes from the first block to this one."""
-        nodes: list[Node] = []
-        node: Node | None = self
-        while node is not None and node.parent is not None:
-            nodes.append(node)
-            node = node.parent
-        return nodes[::-1]
 
 
 @dataclass(frozen=True)
@@ -74,8 +66,10 @@ class PrefixCache:
         drop_resume: Callable[[object], None],
     ) -> None:
         self.resume_budget, self.resume_bytes, self.num_blocks = resume_budget, 0, 0
+        self.evicted = 0  # blocks, since the start
         self._drop_block, self._drop_resume = drop_block, drop_resume
         self._roots: dict[str, Node] = {}
+        self._resumes: OrderedDict[Node, None] = OrderedDict()  # who has one, last used last
         self._clock, self._in_use = 0, 0
         # (last use, tie, leaf): may be out of date, which the one who takes it out sees
         self._leaves: list[tuple[int, int, Node]] = []
@@ -115,30 +109,34 @@ class PrefixCache:
         ids: Sequence[int],
         blocks: Sequence[int],
         resumes: Mapping[int, tuple[object, int]],
-    ) -> list[int]:
-        """Adds the complete blocks of `ids`; returns those of `blocks` that the tree now owns.
+        known: Sequence[Node] = (),
+    ) -> list[Node]:
+        """Adds the complete blocks of `ids`, and returns the nodes that now stand for them.
 
+        The tree takes over the caller's reference to those of `blocks` that the new nodes name.
         Args: blocks: a handle for each complete block.  resumes: number of blocks -> (resume point
         behind them, its bytes); ownership passes to the tree, which drops what it has already.
+        known: nodes of the first blocks, held by the caller; these are not looked for again.
         """
-        node, nodes, taken = self._root(tenant), [], []
-        for depth, (key, block) in enumerate(zip(_keys(ids), blocks, strict=False), start=1):
+        nodes = list(known)
+        node = nodes[-1] if nodes else self._root(tenant)
+        keys = _keys(ids, len(nodes))
+        for key, block in zip(keys, blocks[len(nodes) :], strict=False):
             child = node.children.get(key)
             if child is None:
                 child = node.children[key] = Node(key, node, block)
-                taken.append(block)
                 self.num_blocks += 1
             node = child
             nodes.append(node)
-            if depth in resumes:
-                self._keep_resume(node, *resumes[depth])
-        for depth, (resume, _) in resumes.items():
-            if not 1 <= depth <= len(nodes):
+        for depth, (resume, num_bytes) in resumes.items():
+            if 1 <= depth <= len(nodes) and nodes[depth - 1].resume is None:
+                self._keep_resume(nodes[depth - 1], resume, num_bytes)
+            else:
                 self._drop_resume(resume)
         self._touch(nodes)
         self._offer(node)
         self._shed_resumes()
-        return taken
+        return nodes
 
     def evictable(self) -> int:
         """Blocks that could be freed now: who stands on a block stands on all before it."""
@@ -154,6 +152,7 @@ class PrefixCache:
             elif self._is_free(leaf):
                 self._remove(leaf)
                 freed += 1
+        self.evicted += freed
         return freed
 
     def clear(self) -> None:
@@ -169,14 +168,8 @@ class PrefixCache:
         self._clock += 1
         for node in nodes:
             node.used_at = self._clock
-
-    def _nodes(self) -> Iterator[Node]:
-        pending = list(self._roots.values())
-        while pending:
-            node = pending.pop()
-            pending.extend(node.children.values())
-            if node.parent is not None:
-                yield node
+            if node.resume is not None:  # the end of a prompt is worth more than its middle
+                self._resumes.move_to_end(node)
 
     def _is_free(self, node: Node) -> bool:
         alive = node.parent is not None and node.parent.children.get(node.key) is node
@@ -196,31 +189,24 @@ class PrefixCache:
         self._offer(leaf.parent)
 
     def _keep_resume(self, node: Node, resume: object, num_bytes: int) -> None:
-        if node.resume is not None:
-            self._drop_resume(resume)
-            return
         node.resume, node.resume_bytes = resume, num_bytes
         self.resume_bytes += num_bytes
+        self._resumes[node] = None
 
     def _forget_resume(self, node: Node) -> None:
         if node.resume is not None:
             self._drop_resume(node.resume)
             self.resume_bytes -= node.resume_bytes
             node.resume, node.resume_bytes = None, 0
+            del self._resumes[node]
 
     def _shed_resumes(self) -> None:
         """Forgets the least recently used resume points until the rest fit their budget."""
-        if self.resume_bytes <= self.resume_budget:
-            return
-        kept = [node for node in self._nodes() if node.resume is not None]
-        # deepest last among equals: the end of a prompt is worth more than its middle
-        for node in sorted(kept, key=lambda node: (node.used_at, len(node.path()))):
-            if self.resume_bytes <= self.resume_budget:
-                return
-            self._forget_resume(node)
+        while self.resume_bytes > self.resume_budget:
+            self._forget_resume(next(iter(self._resumes)))
 
 
-def _keys(ids: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """The complete blocks of `ids`."""
-    for low in range(0, len(ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+def _keys(ids: Sequence[int], first: int = 0) -> Iterator[tuple[int, ...]]:
+    """The complete blocks of `ids` from number `first` on."""
+    for low in range(first * BLOCK_TOKENS, len(ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
         yield tuple(ids[low : low + BLOCK_TOKENS])

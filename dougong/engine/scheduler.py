@@ -29,8 +29,11 @@ class Memory(Protocol):
     def available(self) -> int:
         """Blocks that nobody holds, those included that only the prefix cache keeps."""
 
-    def attach(self, request: Request) -> int:
-        """Gives the request a state; returns how many of its first tokens the cache had."""
+    def attach(self, request: Request) -> tuple[int, int]:
+        """Gives the request a state, which begins with what the cache has of it.
+
+        Returns how many of its first tokens need not be computed, and the blocks it holds now.
+        """
 
     def reserve(self, request: Request, blocks: int) -> None:
         """Makes sure that it can grow by `blocks`, at the cache's expense if need be."""
@@ -174,8 +177,7 @@ class Scheduler:
                 return  # whose turn it is waits for memory; nobody overtakes
             self.waiting.remove(request)
             self.running.append(request)
-            request.computed = self.memory.attach(request)
-            request.blocks = blocks_for(request.computed)
+            request.computed, request.blocks = self.memory.attach(request)
             if request.first_token_s is None:
                 request.cached_tokens = request.computed
             request.phase = Phase.PREFILL

@@ -26,7 +26,6 @@ from dougong.kernels.paged import BlockPool
 from dougong.model.state import RequestState
 from dougong.model.transformer import Transformer
 
-
 Resume = tuple[torch.Tensor, int]  # the recent bytes of a snapshot, and how many
 
 

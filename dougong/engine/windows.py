@@ -43,7 +43,8 @@ class Windows:
             return set()
         last, every = prompt_tokens // BLOCK_TOKENS, self.period // BLOCK_TOKENS
         step = 1 if self.strategy is Strategy.FULL else every
-        return {*range(step, last + 1, step), *([last] if last else [])}
+        again = (prompt_tokens - 1) // BLOCK_TOKENS  # the same prompt computes its last token anew
+        return {*range(step, last + 1, step), last, again} - {0}
 
     def replayed(self, layers: int, window: int) -> int:
         """Tokens that are run again before the first one that counts."""

@@ -53,7 +53,8 @@ class BlockPool:
         num_blocks: a fixed number, reserved at once (memory that is never touched costs nothing);
             None grows as needed.
         file: maps this file instead of using memory, so that the system may write blocks out.
-        poison: fills blocks with NaN before their first use and after their last (for tests).
+        poison: fills blocks with NaN before their first use and after their last, and fresh rings
+            (for tests).
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class BlockPool:
     ) -> None:
         assert file is None or num_blocks is not None
         self.block_bytes, self.num_blocks, self.device = block_bytes, num_blocks, device
-        self._file, self._poison, self._lock = file, poison, threading.RLock()
+        self.poison, self._file, self._lock = poison, file, threading.RLock()
         self._slabs: list[Tensor] = []  # uint8 [blocks, block_bytes] each
         self._homes: list[tuple[int, int]] = []  # of each block: its slab, its row there
         self._users: list[int] = []
@@ -82,7 +83,7 @@ class BlockPool:
                 slab = torch.empty(size, dtype=torch.uint8, device=self.device)
             else:
                 slab = torch.from_file(str(self._file), shared=True, size=size, dtype=torch.uint8)
-        if self._poison:
+        if self.poison:
             slab.fill_(POISON)
         first = len(self._homes)
         self._homes += [(len(self._slabs), row) for row in range(num_blocks)]
@@ -138,7 +139,7 @@ class BlockPool:
                 assert self._users[block] > 0, "a block was dropped more often than held"
                 self._users[block] -= 1
                 if self._users[block] == 0:
-                    if self._poison:
+                    if self.poison:
                         self.bytes(block).fill_(POISON)
                     self._free.append(block)
 
@@ -240,6 +241,8 @@ class RequestMemory:
     def __init__(self, pool: BlockPool, ring_bytes: int) -> None:
         with torch.inference_mode(False):  # as in the pool
             self.rings = torch.empty(ring_bytes, dtype=torch.uint8, device=pool.device)
+        if pool.poison:
+            self.rings.fill_(POISON)
         self.address = self.rings.data_ptr()
         self.table = BlockTable(pool)
 

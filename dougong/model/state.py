@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dougong.errors import InputError
 from dougong.kernels.paged import BLOCK_TOKENS, BlockPool, BlockTable, RequestMemory, Span
-from dougong.model.layout import ROLLBACK_TOKENS, StateLayout
+from dougong.model.layout import ROLLBACK_TOKENS, Piece, StateLayout
 
 
 class Snapshot:
@@ -144,24 +144,39 @@ class RequestState:
         that they were made of.
         Raises InputError for bytes that are no snapshot of this layout, or too few blocks.
         """
-        head_bytes = 8 * (3 + 2 * len(self.mtp_lengths))
-        if recent.numel() < head_bytes:
-            raise InputError(f"snapshot: {recent.numel()} bytes are too few for this model")
-        length, floor, oldest, *mtp = recent[:head_bytes].clone().view(torch.int64).tolist()
-        pieces = list(self.layout.recent(length, mtp[::2], length - floor))
+        head, pieces = self._pieces(recent)
+        length, floor, oldest, *mtp = head
         needed = -(-max(length, known) // BLOCK_TOKENS) if self.layout.block_bytes else 0
-        if recent.numel() != head_bytes + sum(p.nbytes for p in pieces) or len(blocks) < needed:
+        if len(blocks) < needed:
             raise InputError(
-                f"snapshot: {recent.numel()} bytes and {len(blocks)} blocks are not those of "
-                f"{length} tokens; was it taken from another model or in another number type?"
+                f"snapshot: {len(blocks)} blocks are not those of {max(length, known)} tokens"
             )
         self._take(blocks, length, floor, known)
         self.mtp_lengths, self._oldest = mtp[::2], [oldest, *mtp[1::2]]
-        at = head_bytes
+        at = 8 * len(head)
         for piece in pieces:
             rows = recent[at : at + piece.nbytes].view(-1, piece.place.format.nbytes)
             self.memory.write_ring(piece.place, piece.low, rows)
             at += piece.nbytes
+
+    def recent_length(self, recent: Tensor) -> int:
+        """Tokens that the `recent` bytes of a snapshot stand for; InputError as in `resume`."""
+        return self._pieces(recent)[0][0]
+
+    def _pieces(self, recent: Tensor) -> tuple[list[int], list[Piece]]:
+        """The head of a snapshot's recent bytes, and which rows follow it."""
+        head_bytes = 8 * (3 + 2 * len(self.mtp_lengths))
+        if recent.numel() < head_bytes:
+            raise InputError(f"snapshot: {recent.numel()} bytes are too few for this model")
+        head: list[int] = recent[:head_bytes].clone().view(torch.int64).tolist()
+        length, floor, _, *mtp = head
+        pieces = list(self.layout.recent(length, mtp[::2], length - floor))
+        if recent.numel() != head_bytes + sum(piece.nbytes for piece in pieces):
+            raise InputError(
+                f"snapshot: {recent.numel()} bytes are not those of {length} tokens; was it taken "
+                "from another model or in another number type?"
+            )
+        return head, pieces
 
     def replay(self, blocks: Sequence[int], start: int) -> None:
         """Becomes a request with complete entries in `blocks` that knows no window before `start`.

@@ -46,8 +46,8 @@ def sequence(letters: str) -> list[int]:
 def store(cache: PrefixCache, owner: Owner, tenant: str, ids: list[int], at: list[int]) -> None:
     """Inserts all blocks of `ids`, with resume points behind `at`; gives back what was known."""
     blocks = [owner.block() for _ in range(len(ids) // BLOCK_TOKENS)]
-    taken = cache.insert(tenant, ids, blocks, {n: (owner.resume(), 100) for n in at})
-    for block in set(blocks) - set(taken):
+    nodes = cache.insert(tenant, ids, blocks, {n: (owner.resume(), 100) for n in at})
+    for block in set(blocks) - {node.block for node in nodes}:
         owner.drop_block(block)
 
 

@@ -21,10 +21,10 @@ class Blocks:
     def available(self) -> int:
         return self.total - sum(self.held.values())
 
-    def attach(self, request: Request) -> int:
+    def attach(self, request: Request) -> tuple[int, int]:
         assert request.id not in self.held, "a state was given twice"
         self.held[request.id] = 0
-        return 0
+        return 0, 0
 
     def reserve(self, request: Request, blocks: int) -> None:
         assert 0 < blocks <= self.available(), "more memory was promised than there is"

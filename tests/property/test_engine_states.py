@@ -107,7 +107,10 @@ def test_little_memory_evicts_and_preempts_and_leaks_no_block(model: Transformer
     rng = Random(6)
     common = ids_of(7, 400)
     jobs = [
-        job(common[: rng.randrange(1, 400)] + ids_of(i, rng.randrange(1, 200)), new=rng.randint(1, 140))
+        job(
+            common[: rng.randrange(1, 400)] + ids_of(i, rng.randrange(1, 200)),
+            new=rng.randint(1, 140),
+        )
         for i in range(8)
     ]
     requests = [core.submit(wanted) for wanted in jobs]
