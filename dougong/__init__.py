@@ -4,7 +4,12 @@
     model = dougong.load("nano")
     print(model.generate("Once upon a time", max_tokens=40).text)
 
-Importing this package is cheap: torch is imported when `load` is first called.
+Many at once, each as if alone:
+
+    with dougong.Engine("nano") as engine:
+        answers = engine.generate(["Tell me a story.", "What is 2 + 3 ?"])
+
+Importing this package is cheap: torch is imported when one of these names is first used.
 """
 
 from __future__ import annotations
@@ -13,15 +18,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dougong.api import load
+    from dougong.api_engine import Engine
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["Engine", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `load` on first use, so that `import dougong` does not import torch."""
+    """Imports what is exported on first use, so that `import dougong` does not import torch."""
     if name == "load":
         from dougong.api import load
 
         return load
+    if name == "Engine":
+        from dougong.api_engine import Engine
+
+        return Engine
     raise AttributeError(f"module 'dougong' has no attribute {name!r}")

@@ -24,6 +24,7 @@ from dougong.chat.turns import ToolCall
 from dougong.checkpoint import parameters
 from dougong.checkpoint.locate import find_checkpoint
 from dougong.config import ModelConfig, V3Config, V4Config, load_config
+from dougong.engine.request import Logprob
 from dougong.errors import BackendError, InputError
 from dougong.kernels.cpu.library import is_built
 from dougong.machine import require_memory
@@ -36,6 +37,7 @@ from dougong.model.v3_loading import load_v3_model
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 Prompt = str | Sequence[Mapping[str, Any]]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "deadline", "error"]
 
 
 def load(
@@ -133,20 +135,22 @@ class Piece:
 class Answer:
     """A finished answer, its parts told apart; `errors` says what is malformed in it.
 
-    `finish_reason` is "stop" (end of sentence), "length" (max_tokens) or "tool_calls"; `experts`:
-    what had to be read under a memory budget.
+    `finish_reason` is "stop" (end of sentence), "length" (max_tokens) or "tool_calls", and from an
+    engine also "cancelled", "deadline" or "error"; `logprobs`: of its ids, where asked for;
+    `experts`: what had to be read under a memory budget.
     """
 
     text: str = ""
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     errors: tuple[str, ...] = ()
-    finish_reason: Literal["stop", "length", "tool_calls"] = "length"
+    finish_reason: FinishReason = "length"
     ids: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
     reused_tokens: int = 0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    logprobs: list[Logprob] = field(default_factory=list)
     experts: Traffic | None = None
 
     @property
@@ -344,7 +348,7 @@ class Model:
                 answer.text += text
                 yield Piece("content", text)
             else:
-                yield from _shown(parser.push(text))
+                yield from shown(parser.push(text))
 
         for token in tokens:
             if token != self.tokenizer.eos_id and (text := decoder.push(token)):
@@ -353,14 +357,14 @@ class Model:
             yield from told_apart(text)
         if parser is None:
             return
-        yield from _shown(parser.finish("stop" if answer.finish_reason == "stop" else "length"))
+        yield from shown(parser.finish("stop" if answer.finish_reason == "stop" else "length"))
         whole = parser.completion
         answer.text, answer.reasoning = whole.content, whole.reasoning
         answer.tool_calls, answer.errors = whole.tool_calls, whole.errors
         answer.finish_reason = whole.finish_reason
 
 
-def _shown(events: Iterable[Event]) -> Iterator[Piece]:
+def shown(events: Iterable[Event]) -> Iterator[Piece]:
     """What of the parsed events is text to read; tool calls are whole in the answer."""
     for event in events:
         if isinstance(event, ReasoningDelta):

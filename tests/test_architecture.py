@@ -69,8 +69,9 @@ def part_of(path: Path) -> str:
 
 
 def part_named(module: str) -> str:
-    """config_checks, config_dialects and so on are one part: the configuration."""
-    return "config" if module.startswith("config_") else module
+    """config_checks, config_dialects and so on are one part, the configuration; so is api_*."""
+    whole, _, rest = module.partition("_")
+    return whole if rest and whole in {"config", "api"} else module
 
 
 def imported_names(node: ast.AST, path: Path) -> list[str]:
@@ -85,7 +86,7 @@ def imported_names(node: ast.AST, path: Path) -> list[str]:
         base = package[: len(package) - node.level + 1]
         module = ".".join([*base, module] if module else base)
     if module == "dougong":
-        attributes = {"__version__", "load"}
+        attributes = {"Engine", "__version__", "load"}
         return [f"dougong.{a.name}" if a.name not in attributes else module for a in node.names]
     return [module]
 

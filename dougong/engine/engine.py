@@ -1,8 +1,6 @@
 """`Engine`: the core in a thread of its own, for callers in other threads and event loops.
 
-with dougong.Engine("nano") as engine:
-    for reply in engine.generate([Job(prompt_ids=..., max_tokens=64)]):
-        print(reply.text)
+It takes jobs, which are ids; `dougong.Engine` asks it in words.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from types import TracebackType
 
 from dougong.chat.tokenizer import Tokenizer
@@ -99,7 +97,7 @@ class Engine:
                 self.cancel(request)
             raise
 
-    async def stream(self, job: Job) -> AsyncIterator[Update]:
+    async def stream(self, job: Job) -> AsyncGenerator[Update]:
         """The updates of a job as they come, the last with its reply; leaving early cancels it."""
         loop, updates = asyncio.get_running_loop(), asyncio.Queue[Update]()
 

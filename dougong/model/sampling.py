@@ -22,7 +22,7 @@ from dougong.errors import InputError
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
-_MAX_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class SamplingParams:
             ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("top_k", self.top_k, self.top_k >= 0, "0 (all) or more"),
             ("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 to 1"),
-            ("seed", self.seed, 0 <= self.seed <= _MAX_SEED, "from 0 to 2**63 - 1"),
+            ("seed", self.seed, 0 <= self.seed <= MAX_SEED, "from 0 to 2**63 - 1"),
         ):
             if not allowed:
                 raise InputError(f"{name} is {value}; it must be {what}.")

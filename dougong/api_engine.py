@@ -1,0 +1,180 @@
+"""`dougong.Engine`: many questions at once on one model, each answered as if it were alone.
+
+with dougong.Engine("nano") as engine:
+    for answer in engine.generate(["Tell me a story.", "What is 2 + 3 ?"], max_tokens=64):
+        print(answer.text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dougong.api import (
+    Answer,
+    Model,
+    Piece,
+    Prompt,
+    load,
+    serving_backend,
+    serving_dtype,
+    serving_rounding,
+    shown,
+)
+from dougong.api_question import Question, ended
+from dougong.chat import special
+from dougong.chat.completion import Event
+from dougong.engine.engine import Engine as JobEngine
+from dougong.engine.metrics import Metrics
+from dougong.engine.request import Job, Update
+from dougong.engine.scheduler import Limits
+from dougong.errors import InputError
+from dougong.model.transformer import Transformer
+
+
+class Engine:
+    """A model that answers many questions at once. Every method may be called from any thread.
+
+    The tokens and log-probabilities of an answer depend on its question alone: not on what else is
+    being answered, on what is cached, or on when it was asked.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Model,
+        *,
+        backend: str | None = None,
+        dtype: str | None = None,
+        rounding: str | None = None,
+        fallback: bool = True,
+        memory: int | None = None,
+        memory_tokens: int = 65_536,
+        limits: Limits | None = None,
+    ) -> None:
+        """Loads the model and starts the engine's thread.
+
+        Args:
+            model: as for `dougong.load`, or what that returned, which no one else may use then.
+            backend, dtype, rounding: None is what `dougong generate` takes for this model.
+            memory: as for `dougong.load`.
+            memory_tokens: how many tokens of state are kept, running requests and cache together.
+            limits: the most requests at once and waiting, and the most tokens in a step.
+        Raises: CheckpointError, ConfigError, BackendError; InputError for a V3 model.
+        """
+        if not isinstance(model, Model):
+            backend = backend or serving_backend(model, dtype)
+            model = load(
+                model,
+                backend=backend,
+                dtype=dtype or serving_dtype(backend),
+                rounding=rounding or serving_rounding(model),
+                fallback=fallback,
+                memory=memory,
+            )
+        if not isinstance(model.transformer, Transformer):
+            raise InputError("the engine runs V4 models; use dougong.load for a V3 model.")
+        self.model, self.memory_tokens = model, memory_tokens
+        self.jobs = JobEngine(
+            model.transformer, model.tokenizer, memory_tokens=memory_tokens, limits=limits
+        )
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def metrics(self) -> Metrics:
+        """What the engine has done so far."""
+        return self.jobs.metrics
+
+    def generate(self, prompts: Iterable[Prompt], **options: Any) -> list[Answer]:
+        """The answers to all prompts, in their order (with `n`, each prompt's n one after another).
+
+        Args:   prompts: a list of user messages or of conversations; options: those of `Question`.
+        Raises: InputError, before anything is computed, if one of them cannot be asked.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if any(isinstance(prompt, dict) for prompt in prompts):
+            raise InputError("generate takes a list of prompts; for one conversation write [it].")
+        questions = [Question(prompt=prompt, **options) for prompt in prompts]
+        asked = [(question, job) for question in questions for job in self.ask(question)]
+        replies = self.jobs.generate([job for _, job in asked])
+        return [q.answer(reply) for (q, _), reply in zip(asked, replies, strict=True)]
+
+    def stream(self, prompt: Prompt, **options: Any) -> AnswerStream:
+        """One answer piece by piece: `async for piece in engine.stream(...)`.
+
+        Its `answer` is whole at the end; leaving early (`aclose`) cancels it.
+        Raises: InputError if it cannot be asked, or has more than one answer.
+        """
+        question = Question(prompt=prompt, **options)
+        if question.n != 1:
+            raise InputError(f"n is {question.n}; a stream has one answer, so start {question.n}.")
+        return AnswerStream(self, question)
+
+    def score(self, text: str | Sequence[int]) -> list[float]:
+        """Log-probabilities of tokens 1 .. S - 1 of a text or of ids, each after those before it.
+
+        A text begins with the begin-of-sentence token, so all of its own tokens are scored.
+        """
+        if isinstance(text, str):
+            text = self.model.encode(special.BOS + text, raw=True)
+        return self.jobs.score(text)
+
+    def close(self) -> None:
+        """Cancels what is running and ends the engine's thread."""
+        self.jobs.close()
+
+    # -- for the server and the batch runner ---------------------------------------------------
+
+    def ask(self, question: Question) -> list[Job]:
+        """The jobs of a question. Raises InputError if it cannot be asked or does not fit."""
+        return question.jobs(self.model, self.memory_tokens)
+
+    async def follow(
+        self, question: Question, job: Job
+    ) -> AsyncGenerator[tuple[Update, list[Event]]]:
+        """The updates of one of its jobs, and what each adds to the answer's parts."""
+        parser = question.parser()
+        updates = self.jobs.stream(job)
+        try:
+            async for update in updates:
+                events = [] if parser is None else parser.push(update.text)
+                if parser is not None and update.reply is not None:
+                    events += parser.finish(ended(update.reply))
+                yield update, events
+        finally:
+            await updates.aclose()
+
+
+class AnswerStream(AsyncIterator[Piece]):
+    """An answer while it is written; `answer` is whole at the end and None before."""
+
+    def __init__(self, engine: Engine, question: Question) -> None:
+        self.answer: Answer | None = None
+        self._question = question
+        (job,) = engine.ask(question)
+        self._updates = engine.follow(question, job)
+        self._pieces: list[Piece] = []
+
+    async def __anext__(self) -> Piece:
+        while not self._pieces:
+            update, events = await anext(self._updates)
+            raw = self._question.raw and update.text
+            self._pieces = [Piece("content", update.text)] if raw else list(shown(events))
+            if update.reply is not None:
+                self.answer = self._question.answer(update.reply)
+        return self._pieces.pop(0)
+
+    async def aclose(self) -> None:
+        """Cancels what is not yet written."""
+        await self._updates.aclose()
