@@ -9,6 +9,7 @@ windows are replayed. Whatever is found, the bits are those of a cold start.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +69,7 @@ class States:
         self.cache = PrefixCache(
             resume_bytes, lambda block: self.pool.drop([block]), lambda resume: None
         )
+        self.counts: Counter[str] = Counter()  # requests that went on from memory, disk, a replay
         self._held: dict[int, _Held] = {}
         self._writer = None if store is None else StoreWriter(store)
 
@@ -128,6 +130,11 @@ class States:
         if end in held.wanted or request.computed == request.prompt_tokens:
             self._keep(request, held)  # others that begin alike need not wait for the answer
 
+    def flush(self) -> None:
+        """Waits until what was handed to the disk is there."""
+        if self._writer is not None:
+            self._writer.flush()
+
     def close(self) -> None:
         """Finishes writing to disk."""
         if self._writer is not None:
@@ -153,8 +160,10 @@ class States:
             recent = match.nodes[match.resumable - 1].resume
             assert isinstance(recent, torch.Tensor)
             held.state.resume(blocks, recent, match.tokens)
+            self.counts["memory hits"] += 1
         else:
             held.state.replay(blocks, start)
+            self.counts["replays"] += start > 0
         if match.resumable < len(match.nodes) and self.windows.keeps:
             held.wanted.add(len(match.nodes))  # where this request leaves what is known
 
@@ -205,6 +214,7 @@ class States:
             if not resumes and match.resumable < end <= len(blocks):
                 resume = self._load_resume(store, places[end - 1], state)
                 resumes |= {end: resume} if resume is not None else {}
+        self.counts["disk hits"] += len(blocks) > len(match.nodes) or bool(resumes)
         self.cache.insert(tenant, ids, blocks, resumes, match.nodes)
         self.cache.let_go(match.nodes)
         return self.cache.match(tenant, request.ids, most)
