@@ -82,6 +82,7 @@ class Question:
         Args:   room: the most tokens, prompt and answer together, that the engine can hold.
         Raises: InputError if the question cannot be asked or does not fit.
         """
+        self._check_ids(model.tokenizer.num_ids)
         ids = model.encode(
             self.prompt, thinking=self.thinking, effort=self.effort, profile=self.profile,
             tools=self.tools, raw=self.raw,
@@ -143,6 +144,12 @@ class Question:
         if reply.error is not None:
             answer.errors = (reply.error, *answer.errors)
         return answer
+
+    def _check_ids(self, num_ids: int) -> None:
+        for name, ids in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_ids)):
+            wrong = next((token for token in ids if not 0 <= token < num_ids), None)
+            if wrong is not None:
+                raise InputError(f"{name} names id {wrong}; the tokenizer has {num_ids} ids.")
 
     def _options(self, seed: int) -> Options:
         return Options(
