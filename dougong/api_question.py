@@ -66,6 +66,7 @@ class Question:
         for name, value, low, high in (
             ("max_tokens", self.max_tokens, 1, 2**31),
             ("n", self.n, 1, MAX_ANSWERS),
+            ("seed", self.seed, 0, MAX_SEED),
             ("logprobs", self.logprobs, 0, MAX_LOGPROBS),
         ):
             whole = isinstance(value, int) and not isinstance(value, bool)

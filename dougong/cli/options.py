@@ -117,12 +117,18 @@ model_options = together(
     memory_option,
     threads_option,
 )
+profile_option = click.option(
+    "--profile",
+    type=click.Choice(["preview", "0813"]),
+    default="preview",
+    show_default=True,
+    help="The checkpoint's generation, which knows other efforts.",
+)
 # The options of `Model.stream`: how to think, how to draw, when to stop.
 asking_options = together(
     click.option("--thinking", is_flag=True, help="Let the model reason before it answers."),
     click.option("--effort", default=None, help="How hard to reason, such as high or max."),
-    click.option("--profile", type=click.Choice(["preview", "0813"]), default="preview",
-                 show_default=True, help="The checkpoint's generation, which knows other efforts."),
+    profile_option,
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                  help="The same seed gives the same answer."),
     click.option("--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True,

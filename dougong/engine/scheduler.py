@@ -16,6 +16,10 @@ from dougong.errors import InputError
 BLOCK_TOKENS = 128  # the state's unit of memory: one HCA entry, 32 CSA entries a layer
 
 
+class QueueFullError(InputError):
+    """As many requests are waiting as the engine takes; the same one may be sent again later."""
+
+
 def blocks_for(tokens: int) -> int:
     """Blocks that hold the state of so many tokens."""
     return -(-tokens // BLOCK_TOKENS)
@@ -100,7 +104,7 @@ class Scheduler:
                 "max_tokens or give the engine more memory."
             )
         if len(self.waiting) >= self.limits.waiting:
-            raise InputError(
+            raise QueueFullError(
                 f"{len(self.waiting)} requests are waiting already, the most that this engine "
                 "takes; send it again later."
             )

@@ -76,9 +76,10 @@ class ChatWriter:
         if logprobs is not None and logprobs["content"]:
             yield self._chunk(index, {"content": ""}, logprobs)
 
-    def last(self, index: int, completion: Completion, finish: Finish) -> JSON:
+    def last(self, index: int, reply: Reply) -> JSON:
         """The chunk that closes answer `index`."""
-        return self._chunk(index, {}, reason=_reason(completion, finish), errors=completion.errors)
+        whole = self._parsed(reply)
+        return self._chunk(index, {}, reason=_reason(whole, reply.finish), errors=whole.errors)
 
     def usage_chunk(self, replies: Sequence[Reply]) -> JSON:
         """The chunk without answers that tells what was used."""
@@ -97,13 +98,16 @@ class ChatWriter:
     def _envelope(self, kind: str) -> JSON:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _choice(self, index: int, reply: Reply) -> JSON:
-        whole = parse(
+    def _parsed(self, reply: Reply) -> Completion:
+        return parse(
             reply.text,
             thinking=self.question.thinking,
             tools=bool(self.question.tools),
             finish_reason=ended(reply),
         )
+
+    def _choice(self, index: int, reply: Reply) -> JSON:
+        whole = self._parsed(reply)
         message = {**whole.message(), "refusal": None}
         choice = {
             "index": index,
