@@ -71,6 +71,18 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
 
 
+def load_values(path: Path) -> dict[str, Any]:
+    """The values alone, without the tensors.
+
+    Raises:  TrainingError if the file is missing or damaged.
+    """
+    try:
+        values: dict[str, Any] = json.loads((path / RUN_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path / RUN_FILE} cannot be read ({error})") from error
+    return values
+
+
 def drop_checkpoints_after(folder: Path, step: int) -> None:
     """Deletes the checkpoints of later steps, but never the oldest one."""
     for path in sorted(folder.glob("step-[0-9]*"))[:0:-1]:

@@ -10,18 +10,21 @@ from pathlib import Path
 from dougong.checkpoint import write_checkpoint
 from dougong.model.loading import published_tensors
 from dougong.model.transformer import Transformer
+from dougong.train.card import write_card
 from dougong.train.run import Run
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def export_run(run: Run) -> Path:
-    """Writes the run's model (the last weights or their average) into model/; returns it."""
+    """Writes the run's model (the last weights or their average) into model/, with its card."""
     averaged = run.config.schedule.export == "average"
     folder = run.folder / "model"
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier end of this run
     with run.average.applied() if averaged else nullcontext():
-        return export_model(run.model, run.tokenizer_folder, folder)
+        export_model(run.model, run.tokenizer_folder, folder)
+    write_card(run, folder)
+    return folder
 
 
 def export_model(model: Transformer, tokenizer_folder: Path, folder: Path) -> Path:

@@ -83,13 +83,17 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def draw_curve(folder: Path) -> Path:
-    """Draws the losses of log.jsonl over tokens, smoothed and raw, into curve.png."""
+    """Draws the losses of the run in `folder` into its curve.png."""
+    return draw_losses(read_log(folder / LOG_FILE), folder / CURVE_FILE)
+
+
+def draw_losses(lines: list[dict[str, Any]], path: Path) -> Path:
+    """Draws the losses of a log's lines over tokens, smoothed and raw; returns `path`."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    lines = read_log(folder / LOG_FILE)
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for name in ("loss", "mtp"):
         points = [(line["tokens"] / 1e6, line[name]) for line in lines if line[name]]
@@ -103,7 +107,6 @@ def draw_curve(folder: Path) -> Path:
     axes.set(xlabel="training tokens, millions", ylabel="loss, nats per trained token", ylim=(0, 5))
     axes.legend()
     figure.tight_layout()
-    path = folder / CURVE_FILE
     with _writing(path):
         figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -23,7 +23,7 @@ def notices(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("preset", ["nano", "mini"])
 def test_every_family_and_package_of_a_preset_is_named(preset: str, tmp_path: Path) -> None:
     config = load_run_config(preset)
-    section = data_section(config, tmp_path)
+    section = data_section([config], tmp_path)
     for family in config.families:
         assert f"| {family} | " in section
     for name in needed_sources(config.families, full=config.data.full):
@@ -52,7 +52,7 @@ def test_shares_are_those_of_each_phase(tmp_path: Path) -> None:
         "phases": [{**phase, "mix": {"stories": 3, "talk": 1}}, {**phase, "mix": {"talk": 1}}],
         "schedule": {"tokens": 1024}, "output": {"folder": "x"},
     })  # fmt: skip
-    section = data_section(config, tmp_path)
+    section = data_section([config], tmp_path)
     assert "| stories | 75.0% | 0.0% | own generator: story with two words" in section
     assert "| talk | 25.0% | 100.0% | own generator: small talk" in section
 

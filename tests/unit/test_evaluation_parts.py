@@ -13,7 +13,7 @@ from dougong.errors import CheckpointError
 from dougong.train.data.task import Task, ask
 from dougong.train.evaluation.answering import Question, answer_all, state_behind
 from dougong.train.evaluation.baselines import trigram_bits_per_character, xz_bits_per_character
-from dougong.train.evaluation.card import CLOSE, OPEN, card_with_table
+from dougong.train.evaluation.card import CLOSE, OPEN, card_with_results
 from dougong.train.evaluation.memorization import longest_runs
 from dougong.train.evaluation.reading import losses_of_stream, losses_of_windows
 from dougong.train.evaluation.table import markdown
@@ -145,11 +145,22 @@ def test_a_stop_token_ends_an_answer_and_is_no_part_of_it() -> None:
 def test_the_card_keeps_its_text_around_a_new_table() -> None:
     kind = {"kind": "a | b", "thinking": False, "asked": 4, "right": 1, "share": 0.25,
             "low": 0.05, "high": 0.7}  # fmt: skip
-    results = {"suites": {"sums": {"kinds": [kind]}}, "left_out": {"gym": "needs a gym."}}
-    card = card_with_table(f"before {OPEN} old {CLOSE} after", results)
-    assert card == f"before {OPEN}\n\n{markdown(results)}\n{CLOSE} after"
+    said = {"question": "Hello!", "thinking": True, "temperature": 0, "seed": 0,
+            "reasoning": "A greeting.", "text": "Hi.", "ended": True}  # fmt: skip
+    results = {
+        "seed": 0,
+        "model": {"backend": "cpu", "dtype": "float32", "rounding": "none"},
+        "suites": {"sums": {"kinds": [kind]}, "samples": {"answers": [said]}},
+        "left_out": {"gym": "needs a gym."},
+    }
+    card = card_with_results(f"before {OPEN} old {CLOSE} after", results)
+    assert card.startswith(f"before {OPEN}\n\nBackend cpu, float32, rounding none, seed 0")
+    assert card.endswith(f"{CLOSE} after")
+    assert markdown(results) in card
+    assert "> **Hello!** (greedy, thinking)\n>\n> *A greeting.*\n>\n> Hi.\n" in card
     assert "| sums | a \\| b | 25 % | 5 to 70 %, 4 asked |" in card
+    assert "Wrong more often than right, worst first: a | b (25 %).\n" in card
     assert "| gym | left out |  | needs a gym. |" in card
-    assert card_with_table(card, json.loads(json.dumps(results))) == card
+    assert card_with_results(card, json.loads(json.dumps(results))) == card
     with pytest.raises(CheckpointError, match="no place for the table"):
-        card_with_table("a card", results)
+        card_with_results("a card", results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dougong.errors import CheckpointError
@@ -10,20 +11,22 @@ from dougong.train.data.families import FAMILIES
 from dougong.train.data.mixture import PUBLIC_FAMILIES, needed_sources
 from dougong.train.data.sources import SOURCES, Source, notice_of
 
-OPEN, CLOSE = "<!-- data: written by tools/write_data_card.py -->", "<!-- end of data -->"
+OPEN, CLOSE = "<!-- data: written by `dougong train` -->", "<!-- end of data -->"
 
 
-def data_section(config: RunConfig, folder: Path) -> str:
+def data_section(configs: Sequence[RunConfig], folder: Path) -> str:
     """Markdown: families with their shares, sources with version and licence, and their notices.
 
-    Args:    folder: where the packages lie; missing ones are fetched for their notices.
+    Args:    configs: of the runs that made the weights, one after the other. folder: where the
+             packages lie; missing ones are fetched for their notices.
     """
-    sources = [SOURCES[name] for name in needed_sources(config.families, full=config.data.full)]
+    names = [name for one in configs for name in needed_sources(one.families, full=one.data.full)]
+    sources = [SOURCES[name] for name in dict.fromkeys(names)]
     lines = [
         "Trained on public-domain and permissively licensed text and on generated data; no output"
         " of other models was used.",
         "",
-        *_shares(config, sources),
+        *_shares(configs, sources),
         "",
         "| source | package | licence of the text | characters |",
         "|---|---|---|---|",
@@ -39,13 +42,18 @@ def data_section(config: RunConfig, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shares(config: RunConfig, sources: list[Source]) -> list[str]:
+def _shares(configs: Sequence[RunConfig], sources: list[Source]) -> list[str]:
     """The families' table: share of each phase's tokens and where they come from."""
-    head = " | ".join(f"phase {i + 1}" for i in range(len(config.phases)))
-    lines = [f"| family | {head} | from |", "|---" * (len(config.phases) + 2) + "|"]
-    for family in config.families:
+    phases = [
+        (f"run {i}, phase {j}" if len(configs) > 1 else f"phase {j}", phase)
+        for i, config in enumerate(configs, 1)
+        for j, phase in enumerate(config.phases, 1)
+    ]
+    head = " | ".join(name for name, _ in phases)
+    lines = [f"| family | {head} | from |", "|---" * (len(phases) + 2) + "|"]
+    for family in dict.fromkeys(family for config in configs for family in config.families):
         shares = " | ".join(
-            f"{phase.mix.get(family, 0) / sum(phase.mix.values()):.1%}" for phase in config.phases
+            f"{phase.mix.get(family, 0) / sum(phase.mix.values()):.1%}" for _, phase in phases
         )
         lines.append(f"| {family} | {shares} | {_origin(family, sources)} |")
     return lines

@@ -15,6 +15,7 @@ from dougong.train.evaluation.gym import gym_suite
 from dougong.train.evaluation.language import position_suite, text_suite
 from dougong.train.evaluation.memorization import memorization_suite
 from dougong.train.evaluation.needle import needle_suite
+from dougong.train.evaluation.samples import samples_suite
 from dougong.train.evaluation.subject import LeftOutError, Subject
 from dougong.train.evaluation.tasks import family_suite
 
@@ -29,6 +30,7 @@ SUITES: dict[str, Suite] = {
     **{name: partial(family_suite, name=name) for name in FAMILIES if name != GRID},
     "gym": gym_suite,
     "memorization": memorization_suite,
+    "samples": samples_suite,
 }
 
 

@@ -49,12 +49,16 @@ def percent(share: float) -> str:
 def _kinds(suite: str, figures: dict[str, Any]) -> Iterator[Row]:
     """Shares of right answers; how many were well formed, where that is not all of them."""
     for kind in figures["kinds"]:
-        thinking = kind["thinking"] and "think" not in kind["kind"]
         beside = f"{100 * kind['low']:.0f} to {percent(kind['high'])}, {kind['asked']} asked"
         if kind.get("well_formed", 1) < 1:
             beside += f", well formed {percent(kind['well_formed'])}"
-        what = kind["kind"] + (", thinking" if thinking else "")
-        yield Row(suite, what, percent(kind["share"]), beside)
+        yield Row(suite, name_of(kind), percent(kind["share"]), beside)
+
+
+def name_of(kind: dict[str, Any]) -> str:
+    """The kind of question, and whether it was asked thinking."""
+    said = not kind["thinking"] or "think" in kind["kind"]
+    return str(kind["kind"]) + ("" if said else ", thinking")
 
 
 def _text(suite: str, figures: dict[str, Any]) -> Iterator[Row]:
@@ -107,4 +111,5 @@ SPECIAL: dict[str, Callable[[str, dict[str, Any]], Iterator[Row]]] = {
     "position": _position,
     "needle": _needle,
     "memorization": _memorization,
+    "samples": lambda _suite, _figures: iter(()),  # nothing is scored
 }
