@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from support.tiny import tiny_config
 
 import dougong
 from dougong.engine.core import Core
 from dougong.engine.disk_store import DiskStore
-from dougong.engine.request import Job, Reply
+from dougong.engine.prefix_cache import Node, PrefixCache
+from dougong.engine.request import Finish, Job, Reply
 from dougong.engine.sampler import Options
 from dougong.engine.scheduler import Limits
+from dougong.engine.settings import DraftSettings, StateSettings
 from dougong.engine.states import States
 from dougong.engine.windows import Strategy, Windows
 from dougong.errors import InputError
+from dougong.kernels.paged import POISON
+from dougong.model.initialize import initialize
 from dougong.model.sampling import SamplingParams
 from dougong.model.transformer import Transformer
 
@@ -101,26 +108,82 @@ def test_another_tenant_gets_nothing_from_the_cache(model: Transformer) -> None:
     assert answer(core, job(ids_of(5, 400), "two")).cached_tokens == 0
 
 
-def test_little_memory_evicts_and_preempts_and_leaks_no_block(model: Transformer) -> None:
-    states = States(model, 9, windows=Windows(Strategy.PERIODIC, 256), poison=True)
-    core = Core(model, states, Limits(step_tokens=100, running=3))
+def check_blocks(core: Core) -> None:
+    """Every block has just the holders that are known, and what is shared is complete."""
+    states, holders = core.states, Counter[int]()
+    cached = {node.block for node in nodes_of(states.cache)}
+    for request in core.scheduler.running:
+        blocks = states.of(request).memory.table.blocks
+        assert len(set(blocks)) == len(blocks) == request.blocks
+        holders.update(blocks)
+        own = blocks[max(request.computed, states.of(request).frozen) // 128 :]
+        assert not cached.intersection(own), "an unfinished block is in the cache"
+    assert all(block in cached for block, count in holders.items() if count > 1)
+    holders.update(cached)
+    pool = states.pool
+    assert [pool.users(block) for block in range(states.total)] == [
+        holders[block] for block in range(states.total)
+    ]
+    for block in range(states.total):
+        if pool.users(block) == 0:
+            assert bool((pool.bytes(block) == POISON).all())
+
+
+def nodes_of(cache: PrefixCache) -> list[Node]:
+    pending, found = list(cache._roots.values()), []
+    while pending:
+        children = list(pending.pop().children.values())
+        found += children
+        pending += children
+    return found
+
+
+@pytest.mark.parametrize("windows", EXACT, ids=lambda w: str(w.strategy))
+def test_little_memory_evicts_and_preempts_and_leaks_no_block(
+    model: Transformer, windows: Windows
+) -> None:
+    states = States(model, 6, windows=windows, poison=True)
+    core = Core(model, states, Limits(step_tokens=100, running=3), drafts=DraftSettings(lookup=3))
     rng = Random(6)
     common = ids_of(7, 400)
-    jobs = [
-        job(
-            common[: rng.randrange(1, 400)] + ids_of(i, rng.randrange(1, 200)),
-            new=rng.randint(1, 140),
-        )
-        for i in range(8)
-    ]
+    jobs = []
+    for i in range(6):
+        prompt = common[: rng.randrange(1, 300)] + ids_of(i, rng.randrange(1, 150))
+        jobs.append(job(prompt, new=rng.randint(60, 140)))
     requests = [core.submit(wanted) for wanted in jobs]
-    core.run()
+    while core.step():
+        check_blocks(core)
+        if rng.random() < 0.004:
+            rng.choice(requests).cancelled = True
     assert core.metrics.preemptions > 0
     for request, wanted in zip(requests, jobs, strict=True):
         assert request.reply is not None
-        same(request.reply, cold(model, wanted))
+        whole = cold(model, wanted)
+        count = len(request.reply.ids)
+        assert request.reply.logprobs == whole.logprobs[:count]
+        assert request.reply.finish is Finish.CANCELLED or count == len(whole.ids)
     states.cache.clear()
     assert states.pool.num_used == 0
+
+
+def test_a_model_of_windows_alone_goes_on_as_well(tmp_path: Path) -> None:
+    """No layer compresses: blocks are empty, and resume points are all there is."""
+    config = replace(tiny_config(), compress_ratios=(0, 0, 0, 0))
+    model = initialize(Transformer(config, backend="cpu"), 1).eval()
+    first = [i % 300 for i in range(500)]
+    wanted = job([*first, 7, 8], new=5)
+    for windows in EXACT:
+        settings = StateSettings(windows=windows, folder=tmp_path / windows.strategy)
+        states = States.open(model, 2048, settings)
+        answer(Core(model, states), job(first))
+        reply = answer(Core(model, states), wanted)
+        states.close()
+        again = States.open(model, 2048, settings)
+        restored = answer(Core(model, again), wanted)
+        again.close()
+        for one in (reply, restored):
+            same(one, cold(model, wanted))
+            assert one.cached_tokens >= (384 if windows.keeps else 3)
 
 
 @pytest.mark.parametrize("windows", EXACT, ids=lambda w: str(w.strategy))
