@@ -37,6 +37,9 @@ EVENTS = (
 )  # fmt: skip
 SHOWN_FAILURES = 3
 DISK_BYTES = 64 * 2**20
+WINDOWS = (  # every strategy that is exact
+    Windows(Strategy.FULL), Windows(Strategy.PERIODIC, 256), Windows(Strategy.ZERO),
+)  # fmt: skip
 WHOLE = (Finish.STOP, Finish.LENGTH)  # the answer is complete
 
 
@@ -129,9 +132,7 @@ class Machine:
             self.model,
             rng.randint(blocks_for(LONGEST) + 1, 24),
             resume_bytes=rng.choice([0, 2**20, 2**26]),
-            windows=rng.choice(
-                [Windows(Strategy.FULL), Windows(Strategy.PERIODIC, 256), Windows(Strategy.ZERO)]
-            ),
+            windows=rng.choice(WINDOWS),
             store=store,
             poison=True,
         )
