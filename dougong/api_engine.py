@@ -30,6 +30,7 @@ from dougong.engine.engine import Engine as JobEngine
 from dougong.engine.metrics import Metrics
 from dougong.engine.request import Job, Update
 from dougong.engine.scheduler import Limits
+from dougong.engine.settings import DraftSettings, StateSettings
 from dougong.errors import InputError
 from dougong.model.transformer import Transformer
 
@@ -52,6 +53,8 @@ class Engine:
         memory: int | None = None,
         memory_tokens: int = 65_536,
         limits: Limits | None = None,
+        states: StateSettings | None = None,
+        drafts: DraftSettings | None = None,
     ) -> None:
         """Loads the model and starts the engine's thread.
 
@@ -61,6 +64,8 @@ class Engine:
             memory: as for `dougong.load`.
             memory_tokens: how many tokens of state are kept, running requests and cache together.
             limits: the most requests at once and waiting, and the most tokens in a step.
+            states: where states are kept: windows, disk, a mapped file.
+            drafts: how far ahead tokens may be guessed; None: by lookup, where that pays.
         Raises: CheckpointError, ConfigError, BackendError; InputError for a V3 model.
         """
         if not isinstance(model, Model):
@@ -77,7 +82,12 @@ class Engine:
             raise InputError("the engine runs V4 models; use dougong.load for a V3 model.")
         self.model, self.memory_tokens = model, memory_tokens
         self.jobs = JobEngine(
-            model.transformer, model.tokenizer, memory_tokens=memory_tokens, limits=limits
+            model.transformer,
+            model.tokenizer,
+            memory_tokens=memory_tokens,
+            limits=limits,
+            states=states,
+            drafts=drafts,
         )
 
     def __enter__(self) -> Engine:

@@ -66,6 +66,7 @@ class Question:
         for name, value, low, high in (
             ("max_tokens", self.max_tokens, 1, 2**31),
             ("n", self.n, 1, MAX_ANSWERS),
+            ("seed", self.seed, 0, MAX_SEED),
             ("logprobs", self.logprobs, 0, MAX_LOGPROBS),
         ):
             whole = isinstance(value, int) and not isinstance(value, bool)
@@ -82,6 +83,7 @@ class Question:
         Args:   room: the most tokens, prompt and answer together, that the engine can hold.
         Raises: InputError if the question cannot be asked or does not fit.
         """
+        self._check_ids(model.tokenizer.num_ids)
         ids = model.encode(
             self.prompt, thinking=self.thinking, effort=self.effort, profile=self.profile,
             tools=self.tools, raw=self.raw,
@@ -143,6 +145,12 @@ class Question:
         if reply.error is not None:
             answer.errors = (reply.error, *answer.errors)
         return answer
+
+    def _check_ids(self, num_ids: int) -> None:
+        for name, ids in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_ids)):
+            wrong = next((token for token in ids if not 0 <= token < num_ids), None)
+            if wrong is not None:
+                raise InputError(f"{name} names id {wrong}; the tokenizer has {num_ids} ids.")
 
     def _options(self, seed: int) -> Options:
         return Options(

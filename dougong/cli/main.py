@@ -24,8 +24,9 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 MEMBERS = {
-    "generate": ("dougong.cli.generate", "Answer one prompt."),
+    "generate": ("dougong.cli.generate", "Answer one prompt, or a file of them."),
     "chat": ("dougong.cli.chat", "Talk with a model."),
+    "serve": ("dougong.cli.serve", "Serve a model over HTTP, in OpenAI's form."),
     "model": ("dougong.cli.model", "Inspect a checkpoint or change its form."),
     "logits": ("dougong.cli.logits", "Write a model's logits for given token ids."),
     "train": ("dougong.cli.train", "Train a model from a configuration file."),

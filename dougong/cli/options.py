@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -97,6 +98,13 @@ memory_option = click.option(
     help="Hold so much of the weights at most, such as 8GiB; routed experts beyond that are read "
     "when they are needed. For checkpoints larger than memory; the answers are the same.",
 )
+memory_tokens_option = click.option(
+    "--memory-tokens",
+    type=TOKENS,
+    default=65_536,
+    show_default="64k",
+    help="Tokens of state to keep for requests that run together, and for what may come again.",
+)
 
 
 # --model and how it is loaded; `load` takes what they collect.
@@ -109,12 +117,18 @@ model_options = together(
     memory_option,
     threads_option,
 )
+profile_option = click.option(
+    "--profile",
+    type=click.Choice(["preview", "0813"]),
+    default="preview",
+    show_default=True,
+    help="The checkpoint's generation, which knows other efforts.",
+)
 # The options of `Model.stream`: how to think, how to draw, when to stop.
 asking_options = together(
     click.option("--thinking", is_flag=True, help="Let the model reason before it answers."),
     click.option("--effort", default=None, help="How hard to reason, such as high or max."),
-    click.option("--profile", type=click.Choice(["preview", "0813"]), default="preview",
-                 show_default=True, help="The checkpoint's generation, which knows other efforts."),
+    profile_option,
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                  help="The same seed gives the same answer."),
     click.option("--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True,
@@ -161,6 +175,11 @@ def load(words: dict[str, Any]) -> Model:
     model = load_model(how.pop("model"), fallback=fallback, memory=memory, **how)
     choose_threads(threads, model)
     return model
+
+
+def served_name(name: str) -> str:
+    """What requests call the model: a folder goes by its own name, not by where it lies."""
+    return name if not Path(name).is_dir() else Path(name).resolve().name
 
 
 def mention_size(name: str) -> None:

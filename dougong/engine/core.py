@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from dougong.chat.tokenizer import Tokenizer
+from dougong.engine.drafter import Drafter
 from dougong.engine.metrics import Metrics
 from dougong.engine.request import Finish, Job, Listener, Phase, Request, Update
 from dougong.engine.runner import Result, Runner, Work
-from dougong.engine.scheduler import Limits, Scheduler
+from dougong.engine.scheduler import Limits, Scheduler, Share
+from dougong.engine.settings import DraftSettings
 from dougong.engine.states import States
 from dougong.engine.text import TextStream
 from dougong.errors import DougongError, InputError
@@ -33,10 +35,13 @@ class Core:
         limits: Limits | None = None,
         *,
         tokenizer: Tokenizer | None = None,
+        drafts: DraftSettings | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.model, self.states, self.tokenizer, self.clock = model, states, tokenizer, clock
-        self.runner = Runner(model, None if tokenizer is None else tokenizer.num_ids)
+        num_ids = None if tokenizer is None else tokenizer.num_ids
+        self.runner = Runner(model, num_ids)
+        self.drafter = Drafter(model, drafts or DraftSettings(), num_ids)
         self.scheduler = Scheduler(states, limits or Limits())
         self.metrics = Metrics()
         self._numbers = count()
@@ -94,12 +99,16 @@ class Core:
             request.prompt_logprobs.clear()  # a preempted one scores its prompt again
         if not plan.shares:
             return False
-        works = [self._work(share.request, share.tokens) for share in plan.shares]
+        works = [self._work(share) for share in plan.shares]
         results = self._run(works)
         ran_s = self.clock()
         self.scheduler.account(plan)
+        if self.drafter.on:
+            self.drafter.learn(results, ran_s - planned_s)
         for result in results:
             self._take(result)
+        if self.drafter.on:
+            self.drafter.prepare([r for r in results if r.work.request.reply is None])
         self.metrics.step(plan, results, start_s, planned_s, ran_s, self.clock())
         return True
 
@@ -115,11 +124,14 @@ class Core:
 
     # -- one step ------------------------------------------------------------------------------
 
-    def _work(self, request: Request, tokens: int) -> Work:
-        """The next `tokens` of a request, or fewer: up to where its state should be kept."""
-        low = request.computed
-        high = self.states.next_cut(request, low + tokens)
-        return Work(request, self.states.of(request), request.ids[low:high])
+    def _work(self, share: Share) -> Work:
+        """A request's next tokens and drafts, or fewer: up to where its state should be kept."""
+        request, low = share.request, share.request.computed
+        ids = request.ids[low : low + share.tokens] + request.drafts[: share.drafts]
+        ids = ids[: self.states.next_cut(request, low + len(ids)) - low]
+        drafts = max(len(ids) - share.tokens, 0)
+        request.drafts = []
+        return Work(request, self.states.of(request), ids, drafts)
 
     def _run(self, works: Sequence[Work]) -> list[Result]:
         try:
@@ -133,17 +145,13 @@ class Core:
         if result.error is not None:
             self._end(request, Finish.ERROR, str(result.error))
             return
-        request.computed += len(result.work.ids) - result.work.drafts + result.accepted
+        request.drafted_tokens += result.work.drafts
+        request.accepted_tokens += result.accepted
         request.prompt_logprobs.extend(result.prompt_logprobs)
-        self.states.reached(request)
-        if request.wanted == 0 and request.job.max_tokens == 0:
-            self._end(request, Finish.LENGTH)
-            return
         if request.first_token_s is None and result.tokens:
             request.first_token_s = now_s - request.arrival_s
         finish, text, first = None, "", len(request.ids)
         for i, token in enumerate(result.tokens):
-            request.phase = Phase.DECODE
             request.ids.append(token)
             request.logprobs.extend(result.logprobs[i : i + 1])
             is_stop = token in request.job.stop_ids
@@ -151,6 +159,15 @@ class Core:
                 text += request.text.push(token)
             if (finish := _finish(request, is_stop=is_stop)) is not None:
                 break
+        taken = len(request.ids) - first  # fewer than were drawn if the answer has ended
+        kept = len(result.work.ids) - result.work.drafts + max(taken - 1, 0)
+        request.computed += kept
+        if taken == len(result.tokens):  # else the state is ahead of what counts
+            self.states.reached(request)
+        if request.job.max_tokens == 0 and request.wanted == 0:
+            finish = Finish.LENGTH
+        if taken:
+            request.phase = Phase.DECODE
         if len(request.ids) > first and request.listener is not None:
             fresh = tuple(request.ids[first:])
             entries = tuple(request.logprobs[-len(fresh) :]) if request.logprobs else ()
@@ -160,6 +177,7 @@ class Core:
 
     def _end(self, request: Request, finish: Finish, error: str | None = None) -> None:
         self.scheduler.remove(request)
+        self.drafter.forget(request)
         rest = "" if request.text is None else request.text.finish()
         reply = request.end(finish, self.clock(), error)
         self.metrics.ended(reply)

@@ -16,6 +16,7 @@ from dougong.engine.core import Core
 from dougong.engine.metrics import Metrics
 from dougong.engine.request import Finish, Job, Listener, Reply, Request, Update
 from dougong.engine.scheduler import Limits
+from dougong.engine.settings import DEFAULT_LOOKUP, DraftSettings, StateSettings
 from dougong.engine.states import States
 from dougong.errors import DougongError, InputError
 from dougong.model.transformer import Transformer
@@ -28,7 +29,12 @@ class EngineError(DougongError):
 class Engine:
     """Many requests at once on one model. Every method may be called from any thread.
 
-    Args: memory_tokens: how many tokens of state are kept, running requests and cache together.
+    Args:
+        memory_tokens: how many tokens of state are kept, running requests and cache together.
+        limits: the most requests at once and waiting, and the most tokens in a step.
+        states: where states are kept: windows, disk, a mapped file.
+        drafts: how far ahead tokens may be guessed; None: by lookup, where that pays.
+    Raises: InputError for a folder that cannot be used, or MTP drafts of a model without a block.
     """
 
     def __init__(
@@ -38,9 +44,12 @@ class Engine:
         *,
         memory_tokens: int = 65_536,
         limits: Limits | None = None,
+        states: StateSettings | None = None,
+        drafts: DraftSettings | None = None,
     ) -> None:
-        states = States(model, max(memory_tokens // 128, 1))
-        self._core = Core(model, states, limits, tokenizer=tokenizer)
+        kept = States.open(model, memory_tokens, states or StateSettings())
+        drafts = drafts or DraftSettings(lookup=DEFAULT_LOOKUP)
+        self._core = Core(model, kept, limits, tokenizer=tokenizer, drafts=drafts)
         self._inbox: deque[Request] = deque()
         self._news = threading.Condition()
         self._closing = False
@@ -63,6 +72,11 @@ class Engine:
     def metrics(self) -> Metrics:
         """What the engine has done so far."""
         return self._core.metrics
+
+    @property
+    def fault(self) -> str | None:
+        """What stopped the engine, if it was not its owner."""
+        return self._fault
 
     def submit(self, job: Job, listener: Listener | None = None) -> Request:
         """Accepts a job; `listener` hears every update, the last one with the reply.
@@ -159,6 +173,7 @@ class Engine:
         for request in late:
             self._core.enter(request)
         self._core.end_all(finish, self._fault)
+        self._core.states.close()
 
 
 class _Waiter:

@@ -19,6 +19,10 @@ class Step(Protocol):
     accepted: int
     tokens: list[int]
 
+    @property
+    def drafted(self) -> int:
+        """Drafts that were verified."""
+
 
 @dataclass
 class Metrics:
@@ -58,7 +62,7 @@ class Metrics:
         self.computed_tokens += plan.tokens
         self.written_tokens += written
         self.preemptions += len(plan.preempted)
-        self.drafted_tokens += sum(share.drafts for share in plan.shares)
+        self.drafted_tokens += sum(result.drafted for result in results)
         self.accepted_drafts += sum(result.accepted for result in results)
         moments = (start_s, planned_s, ran_s, booked_s)
         for stage, low, high in zip(self.stage_s, moments, moments[1:], strict=False):

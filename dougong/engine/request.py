@@ -128,6 +128,7 @@ class Request:
     blocks: int = 0  # of its tenant's memory that it holds or has been promised
     cached_tokens: int = 0
     preemptions: int = 0
+    drafts: list[int] = field(default_factory=list)  # guesses at the next tokens
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     logprobs: list[Logprob] = field(default_factory=list)

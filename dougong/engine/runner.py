@@ -49,8 +49,13 @@ class Result:
     logprobs: list[Logprob] = field(default_factory=list)
     prompt_logprobs: list[Logprob] = field(default_factory=list)
     accepted: int = 0
-    last_stream_SD: Tensor | None = None  # behind the last computed token, for MTP drafts
+    streams_KSD: Tensor | None = None  # behind each token that was kept, for MTP drafts
     error: DougongError | None = None
+
+    @property
+    def drafted(self) -> int:
+        """Drafts that were verified."""
+        return self.work.drafts
 
 
 class Runner:
@@ -79,7 +84,7 @@ class Runner:
             kept = length - work.drafts + result.accepted
             if kept < length:
                 work.state.rollback(length - kept)
-            result.last_stream_SD = streams_TSD[low + kept - 1]
+            result.streams_KSD = streams_TSD[low : low + kept]
             results.append(result)
             low += length
         return results

@@ -16,6 +16,10 @@ from dougong.errors import InputError
 BLOCK_TOKENS = 128  # the state's unit of memory: one HCA entry, 32 CSA entries a layer
 
 
+class QueueFullError(InputError):
+    """As many requests are waiting as the engine takes; the same one may be sent again later."""
+
+
 def blocks_for(tokens: int) -> int:
     """Blocks that hold the state of so many tokens."""
     return -(-tokens // BLOCK_TOKENS)
@@ -100,7 +104,7 @@ class Scheduler:
                 "max_tokens or give the engine more memory."
             )
         if len(self.waiting) >= self.limits.waiting:
-            raise InputError(
+            raise QueueFullError(
                 f"{len(self.waiting)} requests are waiting already, the most that this engine "
                 "takes; send it again later."
             )
@@ -131,16 +135,17 @@ class Scheduler:
         if not any(other.job.tenant == tenant for other in self.running + self.waiting):
             self._served.pop(tenant, None)
 
-    def plan(self, drafts: int = 0) -> Plan:
-        """The next step: every writing request's token, then prompts while the budget lasts.
+    def plan(self) -> Plan:
+        """The next step: every writing request's token and drafts, then prompts with the rest.
 
-        `drafts`: how many drafted tokens to leave room for behind each writing request's token.
+        Drafts have to wait while prompts are computed: these make better use of the machine.
         """
         plan = Plan()
+        idle = all(r.phase is Phase.DECODE for r in self.running) and not self.waiting
         for request in sorted(self.running, key=_rank):
             if request.phase is Phase.DECODE:  # not preempted in the meantime
-                extra = min(drafts, self._room(plan) - self._writers_after(plan, request))
-                self._share(plan, request, 1, max(extra, 0))
+                room = self._room(plan) - self._writers_after(plan, request)
+                self._share(plan, request, 1, min(len(request.drafts), max(room, 0)) if idle else 0)
         self._admit(plan)
         prompts = [r for r in sorted(self.running, key=_rank) if r.phase is Phase.PREFILL]
         self._prefill(plan, prompts)
@@ -186,6 +191,11 @@ class Scheduler:
 
     def _share(self, plan: Plan, request: Request, tokens: int, drafts: int) -> None:
         """Gives the request its part, if memory can be found, at the least important one's cost."""
+        if (
+            blocks_for(request.computed + tokens + drafts) - request.blocks
+            > self.memory.available()
+        ):
+            drafts = 0  # a guess is worth nobody's memory
         length = request.computed + tokens + drafts
         while blocks_for(length) - request.blocks > self.memory.available():
             victim = max(self.running, key=_rank)
@@ -230,6 +240,7 @@ class Scheduler:
     def _free(self, request: Request) -> None:
         self.memory.release(request)
         request.computed = request.blocks = 0
+        request.drafts = []
 
     # -- whose turn ----------------------------------------------------------------------------
 

@@ -17,9 +17,12 @@ import numpy as np
 import torch
 
 from dougong.engine.disk_store import DiskStore, Kind, Place
+from dougong.engine.fingerprint import fingerprint
 from dougong.engine.prefix_cache import Match, Node, PrefixCache
 from dougong.engine.request import Phase, Request
 from dougong.engine.scheduler import BLOCK_TOKENS
+from dougong.engine.scratch import scratch_file
+from dougong.engine.settings import StateSettings
 from dougong.engine.store_writer import StoreWriter
 from dougong.engine.windows import Windows
 from dougong.errors import InputError
@@ -72,6 +75,26 @@ class States:
         self.counts: Counter[str] = Counter()  # requests that went on from memory, disk, a replay
         self._held: dict[int, _Held] = {}
         self._writer = None if store is None else StoreWriter(store)
+
+    @classmethod
+    def open(cls, model: Transformer, tokens: int, settings: StateSettings) -> States:
+        """States of `tokens` tokens where `settings` says, mapped if they are larger than allowed.
+
+        Raises InputError if a folder or the scratch file cannot be had.
+        """
+        total, store = max(tokens // BLOCK_TOKENS, 1), None
+        if settings.folder is not None:
+            store = DiskStore(settings.folder, fingerprint(model), settings.folder_bytes)
+        num_bytes, limit = total * model.layout.block_bytes, settings.memory_bytes
+        with scratch_file(settings.scratch, num_bytes, limit) as file:
+            return cls(
+                model,
+                total,
+                resume_bytes=settings.resume_bytes,
+                windows=settings.windows,
+                store=store,
+                file=file,
+            )
 
     # -- what the scheduler asks ---------------------------------------------------------------
 
@@ -136,9 +159,10 @@ class States:
             self._writer.flush()
 
     def close(self) -> None:
-        """Finishes writing to disk."""
-        if self._writer is not None:
+        """Finishes writing to disk and closes the store."""
+        if self._writer is not None and self.store is not None:
             self._writer.close()
+            self.store.close()
 
     # -- the cache -----------------------------------------------------------------------------
 

@@ -100,6 +100,11 @@ class RequestState:
         """Lets an MTP block go on at `position` without the tokens before; drafts may get worse."""
         self.mtp_lengths[block] = self._oldest[1 + block] = position
 
+    def rollback_mtp(self, block: int, position: int) -> None:
+        """Lets an MTP block go on at `position` again, at most 16 tokens back: guesses went on."""
+        assert 0 <= self.mtp_lengths[block] - position <= ROLLBACK_TOKENS
+        self.mtp_lengths[block] = position
+
     def rollback(self, num_tokens: int) -> None:
         """Takes back the last `num_tokens` tokens, 16 at most counted from the longest state.
 

@@ -12,8 +12,8 @@ from dougong.config import V3Config, V4Config
 from dougong.errors import InputError
 from dougong.plan.weights import ModelConfig, layer_kinds
 
-KVFormat = Literal["fp8", "bf16", "hif8", "fp4"]
-IndexFormat = Literal["fp4", "fp8", "bf16"]
+KVFormat = Literal["fp8", "bf16", "fp32", "hif8", "fp4"]
+IndexFormat = Literal["fp4", "fp8", "bf16", "fp32"]
 V41_FLASH_ENTRIES_PER_TOKEN = 2.5  # V4.1-Flash report: 1.5 (encoder) + 1 (decoder)
 
 
@@ -32,12 +32,15 @@ def kv_entry_bytes(config: ModelConfig, kv_format: KVFormat = "fp8") -> int:
         values = config.head_dim
         plain = values - rope
         fp8 = -(-(plain + -(-plain // 64) + 2 * rope) // 8) * 8
-    sizes = {"fp8": fp8, "bf16": 2 * values, "hif8": values, "fp4": values // 2 + values // 16}
+    sizes = {
+        "fp8": fp8, "bf16": 2 * values, "fp32": 4 * values, "hif8": values,
+        "fp4": values // 2 + values // 16,
+    }  # fmt: skip
     return _pick(sizes, kv_format, "KV format")
 
 
 def index_key_bytes(config: ModelConfig, index_format: IndexFormat | None = None) -> int:
-    """Bytes of one indexer key: 68 (fp4 + UE8M0 per 32), 132 (fp8 + FP32) or 256 (bf16).
+    """Bytes of one indexer key: 68 (fp4 + UE8M0 per 32), 132 (fp8 + FP32), 256 (bf16), 512 (fp32).
 
     Default: the release's format, fp4 for V4 and fp8 for V3.2; 0 without an indexer.
     """
@@ -45,9 +48,8 @@ def index_key_bytes(config: ModelConfig, index_format: IndexFormat | None = None
     if not dim:
         return 0
     chosen = index_format or ("fp8" if isinstance(config, V3Config) else "fp4")
-    return _pick(
-        {"fp4": dim // 2 + dim // 32, "fp8": dim + 4, "bf16": 2 * dim}, chosen, "index format"
-    )
+    sizes = {"fp4": dim // 2 + dim // 32, "fp8": dim + 4, "bf16": 2 * dim, "fp32": 4 * dim}
+    return _pick(sizes, chosen, "index format")
 
 
 def _pick(sizes: dict[str, int], name: str, what: str) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dougong.kernels.cpu.costs import Costs
 from dougong.kernels.cpu.library import CALLS, Call, library
 
 _CODES = {name: code for code, name in enumerate(CALLS)}
@@ -27,17 +28,17 @@ class Program:
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self._size = capacity, (capacity, 0)
-        self._calls: list[Call] = []
-        self._kept: list[Any] = []  # arguments, and the memory that they point to
+        self._calls: list[tuple[str, ctypes.Structure]] = []
+        self._kept: list[Any] = []  # the memory that their arguments point to
         self._counts: list[tuple[Any, str, int]] = []  # whose field is how much for each token
         self._spanned: list[Any] = []  # arguments with spans
         self._array: ctypes.Array[Call] | None = None
 
     def note(self, name: str, arguments: ctypes.Structure, kept: tuple[Any, ...]) -> None:
         """Records one call."""
-        self._calls.append(Call(_CODES[name], ctypes.addressof(arguments)))
+        self._calls.append((name, arguments))
         # a detached tensor keeps its memory, whatever happens to the parameter it came from
-        self._kept.append([x.detach() if isinstance(x, Tensor) else x for x in (arguments, *kept)])
+        self._kept.append([x.detach() if isinstance(x, Tensor) else x for x in kept])
         field = next(field for field in _COUNTS if hasattr(arguments, field))
         self._counts.append((arguments, field, getattr(arguments, field) // self.capacity))
         if hasattr(arguments, "num_spans"):
@@ -52,8 +53,14 @@ class Program:
             for arguments in self._spanned:
                 arguments.num_spans = num_spans
             self._size = tokens, num_spans
+        costs: Costs | None = getattr(_active, "costs", None)
+        if costs is not None:
+            for name, arguments in self._calls:
+                costs.run(name, arguments)
+            return
         if self._array is None:
-            self._array = (Call * len(self._calls))(*self._calls)
+            calls = [Call(_CODES[name], ctypes.addressof(a)) for name, a in self._calls]
+            self._array = (Call * len(calls))(*calls)
         library().dg_run(self._array, len(self._array))
 
 
@@ -67,10 +74,23 @@ def recording(program: Program) -> Iterator[Program]:
         _active.program = None
 
 
+@contextmanager
+def measuring() -> Iterator[Costs]:
+    """What this thread's native calls cost in here, the recorded ones run one by one."""
+    _active.costs = Costs()
+    try:
+        yield _active.costs
+    finally:
+        _active.costs = None
+
+
 def call(name: str, arguments: ctypes.Structure, *kept: Any) -> None:
     """Runs one native operator, or records it; `kept` is the memory that the arguments point to."""
     program: Program | None = getattr(_active, "program", None)
-    if program is None:
-        getattr(library(), name)(arguments)
-    else:
+    costs: Costs | None = getattr(_active, "costs", None)
+    if program is not None:
         program.note(name, arguments, kept)
+    elif costs is not None:
+        costs.run(name, arguments)
+    else:
+        getattr(library(), name)(arguments)
