@@ -24,6 +24,7 @@ from dougong.engine.core import Core
 from dougong.engine.disk_store import KEY_BYTES, DiskStore
 from dougong.engine.request import Finish, Job, Phase, Reply, Request
 from dougong.engine.scheduler import Limits, blocks_for
+from dougong.engine.settings import MOST_DRAFTS, DraftSettings
 from dougong.engine.states import States
 from dougong.engine.windows import Strategy, Windows
 from dougong.errors import BackendError, InputError
@@ -120,6 +121,11 @@ class Machine:
         self.rng = Random(seed)
         self.oracle, self.jobs = Oracle(model, tokenizer), Jobs(self.rng, tokenizer)
         self.verdict = Verdict()
+        self._drafts = [  # even where it does not pay: what pays would hang on the time of day
+            DraftSettings(),
+            DraftSettings(lookup=MOST_DRAFTS, always=True),
+            DraftSettings(lookup=3, mtp=2 if len(model.mtp) else 0, always=True),
+        ]
         self._now_s = 0.0
         self._again: list[Job] = []  # cut off by a restart, to be asked once more
         self._open: list[Request] = []
@@ -137,7 +143,12 @@ class Machine:
             poison=True,
         )
         core = Core(
-            self.model, states, self._limits(), tokenizer=self.tokenizer, clock=lambda: self._now_s
+            self.model,
+            states,
+            self._limits(),
+            tokenizer=self.tokenizer,
+            drafts=rng.choice(self._drafts),
+            clock=lambda: self._now_s,
         )
         for _ in range(rng.randint(40, 200)):
             self._event(core)

@@ -38,7 +38,9 @@ class Jobs:
         scored = rng.choice([None] * 6 + [0, 1])
         if scored is not None and rng.random() < 0.3:
             new = 0
-        stop_ids = frozenset(rng.sample(range(self._tokenizer.num_ids), self._tokenizer.num_ids // 20))
+        stop_ids = frozenset(
+            rng.sample(range(self._tokenizer.num_ids), self._tokenizer.num_ids // 20)
+        )
         return Job(
             prompt_ids=prompt,
             max_tokens=new,
@@ -84,7 +86,7 @@ class Jobs:
         rng = self._rng
         settings: dict[str, Any] = {}
         if favoured:
-            settings["logit_bias"] = {token: 30.0 for token in set(favoured)}
+            settings["logit_bias"] = dict.fromkeys(favoured, 30.0)
         elif rng.random() < 0.4:
             settings = {
                 "presence_penalty": rng.choice([0.0, 1.0]),
