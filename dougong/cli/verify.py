@@ -8,6 +8,7 @@ from dougong.cli.lazy import LazyGroup
 
 MEMBERS = {
     "kernels": ("dougong.cli.verify_kernels", "A backend's operators against the reference."),
+    "engine": ("dougong.cli.verify_engine", "Answers together against the same answers alone."),
 }
 
 

@@ -106,6 +106,7 @@ class Runner:
     def _read(self, result: Result, logits_RV: Tensor) -> None:
         """Scores prompt tokens and draws new ones from a work's rows."""
         work, request = result.work, result.work.request
+        logits_RV = logits_RV[:, : self.num_ids]
         try:
             if work.scores:
                 self._score_prompt(result, logits_RV)
@@ -139,7 +140,6 @@ class Runner:
         options = job.options if isinstance(job.options, Options) else Options()
         written = request.written + before
         early = len(written) < job.min_tokens
-        logits_V = logits_V[: self.num_ids]
         adjusted_V = adjust(
             logits_V,
             options,

@@ -115,6 +115,8 @@ def draw(logits_V: Tensor, sampling: SamplingParams, position: int) -> int:
 def logprob(logits_V: Tensor, token: int, alternatives: int) -> Logprob:
     """Log-probability of `token` in the model's own distribution, and the likeliest tokens."""
     logprobs_V = torch.log_softmax(logits_V.float(), dim=-1)
-    order = torch.sort(logprobs_V, descending=True, stable=True).indices[:alternatives]
-    top = tuple((int(i), float(logprobs_V[i])) for i in order)
+    if alternatives == 0:
+        return Logprob(token, float(logprobs_V[token]))
+    order_V = torch.argsort(logprobs_V, descending=True, stable=True)  # of equals the lowest id
+    top = tuple((int(i), float(logprobs_V[i])) for i in order_V[:alternatives])
     return Logprob(token, float(logprobs_V[token]), top)

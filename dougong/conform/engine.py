@@ -1,0 +1,260 @@
+"""Verifies the engine: whatever happens to a request, its answer is the one it has alone, `==`.
+
+A random machine lets requests arrive, share beginnings, be cut into chunks, be batched, cancelled,
+late, preempted, evicted, drafted for, and go on in an engine that was started anew over the same
+disk. Every token, log-probability, text and finish reason is compared with the oracle's. Free
+blocks are poisoned, and after each engine's end none may be missing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from dougong.chat.tokenizer import Tokenizer
+from dougong.conform.engine_jobs import LONGEST, Jobs
+from dougong.conform.engine_oracle import Answer, Oracle
+from dougong.engine.core import Core
+from dougong.engine.disk_store import KEY_BYTES, DiskStore
+from dougong.engine.request import Finish, Job, Phase, Reply, Request
+from dougong.engine.scheduler import Limits, blocks_for
+from dougong.engine.settings import MOST_DRAFTS, DraftSettings
+from dougong.engine.states import States
+from dougong.engine.windows import Strategy, Windows
+from dougong.errors import BackendError, InputError
+from dougong.model.transformer import Transformer
+
+BACKENDS_HERE = ("cpu",)  # those that keep equal bits
+EVENTS = (
+    "shared steps", "prompts beside answers", "chunks", "preemptions", "evictions",
+    "memory hits", "disk hits", "replays", "restarts", "cancellations", "deadlines", "stops",
+    "scored prompts", "drafts accepted", "drafts rejected",
+)  # fmt: skip
+SHOWN_FAILURES = 3
+DISK_BYTES = 64 * 2**20
+WINDOWS = (  # every strategy that is exact
+    Windows(Strategy.FULL), Windows(Strategy.PERIODIC, 256), Windows(Strategy.ZERO),
+)  # fmt: skip
+WHOLE = (Finish.STOP, Finish.LENGTH)  # the answer is complete
+
+
+@dataclass
+class Verdict:
+    """What was compared, and what was not equal. `coverage`: how often each event happened."""
+
+    requests: int = 0
+    tokens: int = 0
+    comparisons: int = 0
+    mismatches: int = 0
+    coverage: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(EVENTS, 0)))
+    failures: list[str] = field(default_factory=list)
+
+    def compare(self, about: str, got: Any, want: Any) -> None:
+        """One comparison."""
+        self.comparisons += 1
+        if got != want:
+            self.mismatches += 1
+            if len(self.failures) < SHOWN_FAILURES:
+                self.failures.append(f"{about} is {_short(got)} instead of {_short(want)}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The keys of `dougong verify engine --json`."""
+        return {
+            "requests": self.requests, "tokens": self.tokens, "comparisons": self.comparisons,
+            "mismatches": self.mismatches, "coverage": dict(self.coverage),
+            "failures": self.failures,
+        }  # fmt: skip
+
+
+def verify(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    seconds: float,
+    seed: int,
+    *,
+    backend: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Verdict:
+    """Runs the machine for about `seconds`.
+
+    Raises BackendError for a backend that promises no equal bits, InputError for a model whose
+    context is too short for it.
+    """
+    if backend not in BACKENDS_HERE:
+        raise BackendError(
+            f"backend '{backend}' promises no equal bits: choose {' or '.join(BACKENDS_HERE)}."
+        )
+    if model.config.max_position_embeddings < LONGEST:
+        raise InputError(
+            f"the model's context of {model.config.max_position_embeddings} tokens is too short: "
+            f"verifying takes requests of up to {LONGEST}."
+        )
+    start_s = time.monotonic()
+
+    def go_on() -> bool:
+        done_s = time.monotonic() - start_s
+        if progress is not None:
+            progress(int(done_s), int(seconds) + 1)
+        return done_s < seconds
+
+    with tempfile.TemporaryDirectory() as folder:
+        machine = Machine(model, tokenizer, Path(folder), seed)
+        while go_on():
+            machine.life(go_on)
+    return machine.verdict
+
+
+class Machine:
+    """Engines over one disk, one after another, and what happens to them.
+
+    `seed` decides every event; the clock goes by steps, so that a seed repeats.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, folder: Path, seed: int) -> None:
+        self.model, self.tokenizer, self.folder, self.seed = model, tokenizer, folder, seed
+        self.rng = Random(seed)
+        self.oracle, self.jobs = Oracle(model, tokenizer), Jobs(self.rng, tokenizer)
+        self.verdict = Verdict()
+        self._drafts = [  # even where it does not pay: what pays would hang on the time of day
+            DraftSettings(),
+            DraftSettings(lookup=MOST_DRAFTS, always=True),
+            DraftSettings(lookup=3, mtp=2 if len(model.mtp) else 0, always=True),
+        ]
+        self._now_s = 0.0
+        self._again: list[Job] = []  # cut off by a restart, to be asked once more
+        self._open: list[Request] = []
+
+    def life(self, go_on: Callable[[], bool]) -> None:
+        """One engine: its start, some steps (fewer if `go_on` says so), its end."""
+        rng = self.rng
+        store = DiskStore(self.folder, bytes(KEY_BYTES), DISK_BYTES)
+        states = States(
+            self.model,
+            rng.randint(blocks_for(LONGEST) + 1, 24),
+            resume_bytes=rng.choice([0, 2**20, 2**26]),
+            windows=rng.choice(WINDOWS),
+            store=store,
+            poison=True,
+        )
+        core = Core(
+            self.model,
+            states,
+            self._limits(),
+            tokenizer=self.tokenizer,
+            drafts=rng.choice(self._drafts),
+            clock=lambda: self._now_s,
+        )
+        for _ in range(rng.randint(40, 200)):
+            self._event(core)
+            self._now_s += 1
+            self._watch(core)
+            core.step()
+            self._judge_ended()
+            states.flush()  # so that the disk's answers do not hang on its speed
+            if not go_on():
+                break
+        self._end(core)
+        states.close()
+        store.close()
+
+    def _limits(self) -> Limits:
+        return Limits(step_tokens=self.rng.choice([7, 33, 128, 500, 2000]), running=6)
+
+    # -- what happens --------------------------------------------------------------------------
+
+    def _event(self, core: Core) -> None:
+        """Something from outside."""
+        rng, dice = self.rng, self.rng.random()
+        if (dice < 0.35 or core.idle) and len(core.scheduler.waiting) < 5:
+            job = self._again.pop() if self._again else self.jobs.draw()
+            self._open.append(core.submit(job))
+        elif dice < 0.37 and self._open:
+            rng.choice(self._open).cancelled = True
+        elif dice < 0.41:
+            core.scheduler.limits = self._limits()
+        elif dice < 0.45:
+            core.states.cache.evict(rng.randint(1, 24))
+
+    def _watch(self, core: Core) -> None:
+        """Notes what the coming step does to several requests at once."""
+        running, coverage = core.scheduler.running, self.verdict.coverage
+        phases = {request.phase for request in running}
+        begun = (r for r in running if r.phase is Phase.PREFILL and r.computed > r.cached_tokens)
+        coverage["chunks"] += sum(1 for _ in begun)
+        coverage["shared steps"] += len(running) > 1
+        coverage["prompts beside answers"] += phases == {Phase.PREFILL, Phase.DECODE}
+
+    def _end(self, core: Core) -> None:
+        """The engine stops in the middle of whatever it is doing; nothing may be left of it."""
+        verdict, states = self.verdict, core.states
+        cut_off = list(self._open)
+        core.end_all(Finish.CANCELLED)
+        self._judge_ended()
+        self._again += [r.job for r in cut_off if not r.cancelled]
+        verdict.coverage["restarts"] += 1
+        for event, count in states.counts.items():
+            verdict.coverage[event] += count
+        verdict.coverage["evictions"] += states.cache.evicted
+        states.cache.clear()
+        verdict.compare(f"seed {self.seed}: blocks held at the end", states.pool.num_used, 0)
+
+    # -- what must be ----------------------------------------------------------------------------
+
+    def _judge_ended(self) -> None:
+        ended = [request for request in self._open if request.reply is not None]
+        self._open = [request for request in self._open if request.reply is None]
+        for request in ended:
+            assert request.reply is not None
+            self._judge(request, request.reply)
+            self.jobs.heard(request.job, request.reply.ids)
+
+    def _judge(self, request: Request, reply: Reply) -> None:
+        """Compares a reply with the oracle's; one that was cut short, as far as it goes."""
+        verdict, whole = self.verdict, reply.finish in WHOLE
+        verdict.requests += 1
+        verdict.tokens += len(reply.ids)
+        self._count(request, reply)
+        about = (
+            f"seed {self.seed}, request {verdict.requests} ({reply.prompt_tokens} prompt tokens, "
+            f"{reply.cached_tokens} cached, {request.preemptions} times preempted)"
+        )
+        if reply.finish is Finish.ERROR:
+            verdict.compare(f"{about}: its error", reply.error, None)
+            return
+        if not whole and not reply.ids and not reply.prompt_logprobs:
+            return
+        want = self.oracle.answer(request.job, None if whole else len(reply.ids))
+        self._compare(about, reply, want, whole=whole)
+
+    def _compare(self, about: str, reply: Reply, want: Answer, *, whole: bool) -> None:
+        verdict = self.verdict
+        for kind in ("ids", "logprobs", "prompt_logprobs"):
+            got, must = getattr(reply, kind), getattr(want, kind)
+            if whole:
+                verdict.compare(f"{about}: the number of {kind}", len(got), len(must))
+            for i, (one, other) in enumerate(zip(got, must, strict=False)):
+                verdict.compare(f"{about}: number {i} of its {kind}", one, other)
+        if whole:
+            verdict.compare(f"{about}: its finish", reply.finish, want.finish)
+            verdict.compare(f"{about}: its text", reply.text, want.text)
+
+    def _count(self, request: Request, reply: Reply) -> None:
+        coverage = self.verdict.coverage
+        coverage["preemptions"] += request.preemptions
+        coverage["cancellations"] += reply.finish is Finish.CANCELLED
+        coverage["deadlines"] += reply.finish is Finish.DEADLINE
+        coverage["stops"] += reply.finish is Finish.STOP
+        coverage["scored prompts"] += bool(reply.prompt_logprobs)
+        coverage["drafts accepted"] += reply.accepted_tokens
+        coverage["drafts rejected"] += reply.drafted_tokens - reply.accepted_tokens
+
+
+def _short(thing: Any) -> str:
+    text = repr(thing)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,104 @@
+"""Random jobs: prompts that share beginnings, so that caches are hit, and prompts that nearly do,
+so that a wrong hit shows.
+
+Lengths gather around what can go wrong: the residues of 4 (a CSA entry), and 128 (a block, the
+window, an HCA entry).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from dougong.chat.tokenizer import Tokenizer
+from dougong.engine.request import Job
+from dougong.engine.sampler import Options
+from dougong.engine.scheduler import BLOCK_TOKENS
+from dougong.model.sampling import SamplingParams
+
+BASES = 5  # conversations that prompts are cut from
+BASE_BLOCKS, MOST_TAIL, MOST_WRITTEN = 5, 40, 150
+LONGEST = BASE_BLOCKS * BLOCK_TOKENS + MOST_TAIL + MOST_WRITTEN  # tokens of any request
+
+
+class Jobs:
+    """A source of jobs; `rng` decides everything but what the answers say (`heard`)."""
+
+    def __init__(self, rng: Random, tokenizer: Tokenizer) -> None:
+        self._rng, self._tokenizer = rng, tokenizer
+        self._bases = [self._ids(BASE_BLOCKS * BLOCK_TOKENS) for _ in range(BASES)]
+
+    def draw(self) -> Job:
+        """A job of any kind."""
+        rng = self._rng
+        repeated = rng.random() < 0.25
+        prompt = self._repetition() if repeated else self._prompt()
+        new = rng.choice([1, 2, 5, 12, 12, 30, MOST_WRITTEN])
+        scored = rng.choice([None] * 6 + [0, 1])
+        if scored is not None and rng.random() < 0.3:
+            new = 0
+        stop_ids = frozenset(
+            rng.sample(range(self._tokenizer.num_ids), self._tokenizer.num_ids // 20)
+        )
+        return Job(
+            prompt_ids=prompt,
+            max_tokens=new,
+            min_tokens=rng.choice([0, 0, min(3, new)]),
+            stop_ids=rng.choice([frozenset[int](), stop_ids]),
+            stops=rng.choice([(), (), ("e", "the")]),
+            options=self._options(prompt if repeated else ()),
+            priority=rng.choice([0, 0, 0, 1]),
+            tenant=rng.choice(["", "", "another"]),
+            deadline_s=rng.choice([None] * 12 + [rng.uniform(1, 40)]),
+            logprobs=rng.choice([None, 0, 2]),
+            prompt_logprobs=scored,
+        )
+
+    def heard(self, job: Job, ids: Sequence[int]) -> None:
+        """Takes a conversation up: later prompts may go on behind this answer."""
+        rng = self._rng
+        whole = [*job.prompt_ids, *ids][: BASE_BLOCKS * BLOCK_TOKENS]
+        if len(whole) > 2 * BLOCK_TOKENS and rng.random() < 0.3:
+            self._bases[rng.randrange(BASES)] = whole
+
+    def _ids(self, count: int) -> list[int]:
+        return [self._rng.randrange(self._tokenizer.num_ids) for _ in range(count)]
+
+    def _prompt(self) -> list[int]:
+        """A base's beginning, perhaps with one token changed, and something new behind it."""
+        rng = self._rng
+        base = rng.choice(self._bases)
+        around = BLOCK_TOKENS * rng.randint(1, BASE_BLOCKS) + rng.randint(-3, 3)
+        cut = rng.choice([rng.randint(1, 9), around, around, rng.randint(1, len(base))])
+        prompt = base[:cut]
+        if rng.random() < 0.25:
+            prompt[rng.randrange(len(prompt))] = self._ids(1)[0]
+        return prompt + self._ids(rng.choice([0, 0, 1, 3, rng.randint(1, MOST_TAIL)]))
+
+    def _repetition(self) -> list[int]:
+        """A phrase over and over: what drafts are made for."""
+        phrase = self._ids(self._rng.randint(2, 6))
+        return (phrase * 60)[: self._rng.randint(8, 140)]
+
+    def _options(self, favoured: Sequence[int]) -> Options:
+        """How to draw; `favoured` tokens are likely, so that the answer repeats them."""
+        rng = self._rng
+        settings: dict[str, Any] = {}
+        if favoured:
+            settings["logit_bias"] = dict.fromkeys(favoured, 30.0)
+        elif rng.random() < 0.4:
+            settings = {
+                "presence_penalty": rng.choice([0.0, 1.0]),
+                "frequency_penalty": rng.choice([0.0, 0.5]),
+                "repetition_penalty": rng.choice([1.0, 1.3]),
+                "logit_bias": rng.choice([{}, {7: 5.0, 9: -5.0}]),
+            }
+        sampling = SamplingParams(
+            temperature=rng.choice([0.0, 0.7, 1.0, 1.5]),
+            top_p=rng.choice([0.8, 1.0]),
+            top_k=rng.choice([0, 20]),
+            min_p=rng.choice([0.0, 0.05]),
+            seed=rng.randrange(1000),
+        )
+        return Options(sampling=sampling, **settings)
