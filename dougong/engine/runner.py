@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from dougong.engine.request import Logprob, Request
-from dougong.engine.sampler import Options, adjust, draw, logprob
+from dougong.engine.sampler import DEFAULT_OPTIONS, Options, adjust, draw, logprob
 from dougong.errors import DougongError
+from dougong.model.sampling import SamplingParams, sample_many
 from dougong.model.state import RequestState
 from dougong.model.transformer import Transformer
 
@@ -75,12 +76,13 @@ class Runner:
         streams_TSD = self.model(ids_T, lengths, [work.state for work in works])
         rows, spans = self._rows(works)
         logits_RV = self.model.logits(streams_TSD[rows]) if rows else None
+        ready = [] if logits_RV is None else self._sample(works, spans, logits_RV)
         results, low = [], 0
         for work, (first, last), length in zip(works, spans, lengths, strict=True):
             result = Result(work)
             if last > first:
                 assert logits_RV is not None
-                self._read(result, logits_RV[first:last])
+                self._read(result, logits_RV[first:last], ready[first:last])
             kept = length - work.drafts + result.accepted
             if kept < length:
                 work.state.rollback(length - kept)
@@ -103,16 +105,38 @@ class Runner:
             low = high
         return rows, spans
 
-    def _read(self, result: Result, logits_RV: Tensor) -> None:
+    def _sample(
+        self, works: Sequence[Work], spans: Sequence[tuple[int, int]], logits_RV: Tensor
+    ) -> list[int | None]:
+        """Of every row the token drawn from it as it is; None where there is more to it."""
+        rows: list[int] = []
+        params: list[SamplingParams] = []
+        positions: list[int] = []
+        for work, (_, last) in zip(works, spans, strict=True):
+            job, options = work.request.job, options_of(work.request)
+            written = len(work.request.ids) - work.request.prompt_tokens
+            is_plain = options.plain and work.request.guide is None and written >= job.min_tokens
+            if work.draws and is_plain:
+                rows += range(last - 1 - work.drafts, last)
+                params += [options.sampling] * (work.drafts + 1)
+                positions += range(len(work.request.ids), len(work.request.ids) + work.drafts + 1)
+        tokens: list[int | None] = [None] * len(logits_RV)
+        if rows:
+            drawn_RV = logits_RV if len(rows) == len(logits_RV) else logits_RV[rows]
+            drawn = sample_many(drawn_RV[:, : self.num_ids], params, positions)
+            for row, token in zip(rows, drawn, strict=True):
+                tokens[row] = token
+        return tokens
+
+    def _read(self, result: Result, logits_RV: Tensor, ready: list[int | None]) -> None:
         """Scores prompt tokens and draws new ones from a work's rows."""
         work, request = result.work, result.work.request
-        logits_RV = logits_RV[:, : self.num_ids]
+        drawn = slice(len(logits_RV) - 1 - work.drafts, None)
         try:
             if work.scores:
                 self._score_prompt(result, logits_RV)
-                logits_RV = logits_RV[-1 - work.drafts :]
             if work.draws and request.job.max_tokens > 0:
-                self._draw(result, logits_RV)
+                self._draw(result, logits_RV[drawn], ready[drawn])
         except DougongError as error:  # this request's fault or misfortune; the others go on
             result.error = error
 
@@ -124,30 +148,40 @@ class Runner:
             if at < request.prompt_tokens:
                 result.prompt_logprobs.append(logprob(logits_V, request.ids[at], wanted))
 
-    def _draw(self, result: Result, logits_RV: Tensor) -> None:
+    def _draw(self, result: Result, logits_RV: Tensor, ready: list[int | None]) -> None:
         """Draws the next token and, while drafts equal what is drawn, the ones behind them."""
-        work = result.work
+        work, request = result.work, result.work.request
         guesses = work.ids[len(work.ids) - work.drafts :]
         for row, logits_V in enumerate(logits_RV):
-            token = self._next(work.request, result.tokens, logits_V, result)
+            token = ready[row]
+            if token is None:
+                token = self._next(request, result.tokens, logits_V)
+            if request.guide is not None:
+                request.guide.take(token)
+            if request.job.logprobs is not None:
+                scored = logprob(logits_V[: self.num_ids], token, request.job.logprobs)
+                result.logprobs.append(scored)
             result.tokens.append(token)
-            if row == work.drafts or guesses[row] != token:
+            if row == work.drafts or guesses[row] != token or token in request.job.stop_ids:
                 return
             result.accepted += 1
 
-    def _next(self, request: Request, before: list[int], logits_V: Tensor, result: Result) -> int:
-        job = request.job
-        options = job.options if isinstance(job.options, Options) else Options()
+    def _next(self, request: Request, before: list[int], logits_V: Tensor) -> int:
+        job, options = request.job, options_of(request)
         written = request.written + before
         early = len(written) < job.min_tokens
         adjusted_V = adjust(
-            logits_V,
+            logits_V[: self.num_ids],
             options,
             job.prompt_ids,
             written,
             forbidden=sorted(job.stop_ids) if early else (),
+            allowed_V=None if request.guide is None else request.guide.allowed(),
         )
-        token = draw(adjusted_V, options.sampling, len(request.ids) + len(before))
-        if job.logprobs is not None:
-            result.logprobs.append(logprob(logits_V, token, job.logprobs))
-        return token
+        return draw(adjusted_V, options.sampling, len(request.ids) + len(before))
+
+
+def options_of(request: Request) -> Options:
+    """How a request's tokens are drawn."""
+    options = request.job.options
+    return options if isinstance(options, Options) else DEFAULT_OPTIONS
