@@ -141,11 +141,14 @@ class Scheduler:
         Drafts have to wait while prompts are computed: these make better use of the machine.
         """
         plan = Plan()
-        idle = all(r.phase is Phase.DECODE for r in self.running) and not self.waiting
-        for request in sorted(self.running, key=_rank):
+        writers = [r for r in sorted(self.running, key=_rank) if r.phase is Phase.DECODE]
+        alone = len(writers) == len(self.running) and not self.waiting
+        for i, request in enumerate(writers):
             if request.phase is Phase.DECODE:  # not preempted in the meantime
-                room = self._room(plan) - self._writers_after(plan, request)
-                self._share(plan, request, 1, min(len(request.drafts), max(room, 0)) if idle else 0)
+                drafts = len(request.drafts) if alone else 0
+                if drafts:  # those that come after get their token
+                    drafts = min(drafts, max(self._room(plan) - len(writers) + i, 0))
+                self._share(plan, request, 1, drafts)
         self._admit(plan)
         prompts = [r for r in sorted(self.running, key=_rank) if r.phase is Phase.PREFILL]
         self._prefill(plan, prompts)
@@ -160,12 +163,6 @@ class Scheduler:
 
     def _room(self, plan: Plan) -> int:
         return self.limits.step_tokens - plan.tokens
-
-    def _writers_after(self, plan: Plan, request: Request) -> int:
-        """Tokens that must be left for writing requests that have had no share yet."""
-        shared = {id(share.request) for share in plan.shares} | {id(request)}
-        writing = (r for r in self.running if r.phase is Phase.DECODE)
-        return 1 + sum(id(r) not in shared for r in writing)
 
     def _prefill(self, plan: Plan, prompts: list[Request]) -> None:
         """Spends the rest of the budget on prompts in equal parts; a short one leaves its rest."""
