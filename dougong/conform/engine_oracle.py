@@ -70,9 +70,15 @@ class Oracle:
         answer.ids.append(token)
         is_stop = token in job.stop_ids
         shown = self.tokenizer.decode(answer.ids[:-1] if is_stop else answer.ids)
-        ends = [shown.find(stop) for stop in job.stops if stop in shown]
+        ends = self._stops(job, answer, shown) if len(answer.ids) >= job.min_tokens else []
         answer.text = shown[: min(ends)] if ends else shown
-        if (is_stop or ends) and len(answer.ids) >= job.min_tokens:
+        if is_stop or ends:
             answer.finish = Finish.STOP
         elif len(answer.ids) >= job.max_tokens:
             answer.finish = Finish.LENGTH
+
+    def _stops(self, job: Job, answer: Answer, shown: str) -> list[int]:
+        """Where stop strings begin that the last token completed."""
+        before = len(self.tokenizer.decode(answer.ids[:-1]).rstrip("\ufffd"))  # of half a character
+        found = [shown.find(stop, max(before - len(stop) + 1, 0)) for stop in job.stops]
+        return [at for at in found if at >= 0]

@@ -161,7 +161,8 @@ class Core:
             request.logprobs.extend(result.logprobs[i : i + 1])
             is_stop = token in request.job.stop_ids
             if request.text is not None and not is_stop:
-                text += request.text.push(token)
+                is_enough = len(request.ids) - request.prompt_tokens >= request.job.min_tokens
+                text += request.text.push(token, may_stop=is_enough)
             if (finish := _finish(request, is_stop=is_stop)) is not None:
                 break
         taken = len(request.ids) - first  # fewer than were drawn if the answer has ended
@@ -194,6 +195,6 @@ def _finish(request: Request, *, is_stop: bool) -> Finish | None:
     """Whether the token just taken was the last."""
     job, written = request.job, len(request.ids) - request.prompt_tokens
     found = request.text is not None and request.text.stopped_by is not None
-    if (is_stop or found) and written >= job.min_tokens:
+    if is_stop or found:
         return Finish.STOP
     return Finish.LENGTH if written >= job.max_tokens else None
