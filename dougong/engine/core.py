@@ -58,8 +58,10 @@ class Core:
         self.enter(request)
         return request
 
-    def prepare(self, job: Job, listener: Listener | None = None) -> Request:
+    def prepare(self, job: Job, listener: Listener | None = None, ahead: int = 0) -> Request:
         """Checks a job and makes a request of it, which `enter` takes in. From any thread.
+
+        `ahead`: requests that were prepared and have not entered yet.
 
         Raises InputError for what can never be run, and while too many requests are waiting.
         """
@@ -81,7 +83,7 @@ class Core:
             raise InputError("stop strings need a tokenizer, which this engine was not given.")
         text = None if self.tokenizer is None else TextStream(self.tokenizer, job.stops)
         request = Request(next(self._numbers), job, self.clock(), listener, text)
-        self.scheduler.check(request)
+        self.scheduler.check(request, ahead)
         return request
 
     def enter(self, request: Request) -> None:
