@@ -73,11 +73,12 @@ class Core:
                 f"model's context of {config.max_position_embeddings} tokens "
                 "(max_position_embeddings); lower one of them."
             )
-        wrong = next((i for i in job.prompt_ids if not 0 <= i < config.vocab_size), None)
+        num_ids = self.runner.num_ids or config.vocab_size  # rows behind them stand for no text
+        wrong = next((i for i in job.prompt_ids if not 0 <= i < num_ids), None)
         if wrong is not None:
             raise InputError(
-                f"prompt id {wrong} is not in the vocabulary of {config.vocab_size}; was the text "
-                "tokenized for another model?"
+                f"prompt id {wrong} is not in the vocabulary of {num_ids}; was the text tokenized "
+                "for another model?"
             )
         if job.stops and self.tokenizer is None:
             raise InputError("stop strings need a tokenizer, which this engine was not given.")
