@@ -15,7 +15,7 @@ from dougong.engine.drafter import Drafter
 from dougong.engine.estimate import prompt_seconds
 from dougong.engine.metrics import Metrics
 from dougong.engine.request import Finish, Job, Listener, Phase, Request, Update
-from dougong.engine.runner import Result, Runner, Work
+from dougong.engine.runner import Result, Runner, Work, options_of
 from dougong.engine.scheduler import Limits, Scheduler, Share
 from dougong.engine.settings import DraftSettings
 from dougong.engine.states import States
@@ -73,17 +73,11 @@ class Core:
                 f"model's context of {config.max_position_embeddings} tokens "
                 "(max_position_embeddings); lower one of them."
             )
-        num_ids = self.runner.num_ids or config.vocab_size  # rows behind them stand for no text
-        wrong = next((i for i in job.prompt_ids if not 0 <= i < num_ids), None)
-        if wrong is not None:
-            raise InputError(
-                f"prompt id {wrong} is not in the vocabulary of {num_ids}; was the text tokenized "
-                "for another model?"
-            )
         if job.stops and self.tokenizer is None:
             raise InputError("stop strings need a tokenizer, which this engine was not given.")
         text = None if self.tokenizer is None else TextStream(self.tokenizer, job.stops)
         request = Request(next(self._numbers), job, self.clock(), listener, text)
+        self._check_ids(request)
         self.scheduler.check(request, ahead)
         return request
 
@@ -129,6 +123,17 @@ class Core:
         """Answers every request at once; the engine is stopping."""
         for request in self.scheduler.running + self.scheduler.waiting:
             self._end(request, finish, error)
+
+    def _check_ids(self, request: Request) -> None:
+        """Raises InputError for an id that stands for no text, wherever it is named."""
+        job, biased = request.job, options_of(request).logit_bias
+        num_ids = self.runner.num_ids or self.model.config.vocab_size
+        for name, ids in (("prompt", job.prompt_ids), ("stop", job.stop_ids), ("biased", biased)):
+            if (wrong := next((i for i in ids if not 0 <= i < num_ids), None)) is not None:
+                raise InputError(
+                    f"{name} id {wrong} is not in the vocabulary of {num_ids}; was the text "
+                    "tokenized for another model?"
+                )
 
     # -- one step ------------------------------------------------------------------------------
 
