@@ -1,5 +1,6 @@
 """The model in the package: others read it the same way, and it says something sensible."""
 
+import json
 import random
 import re
 
@@ -13,10 +14,13 @@ from dougong.checkpoint import open_checkpoint, schema
 from dougong.checkpoint.locate import SHIPPED_MODELS
 from dougong.model.loading import load_model
 from dougong.model.transformer import Transformer
+from dougong.train.card import TRAINING
 from dougong.train.data.encode import encode_sample
 from dougong.train.data.stories import STORIES
 from dougong.train.data.task import Task, ask
 from dougong.train.evaluation.answering import Question, answer_all
+from dougong.train.evaluation.card import CARD, RESULTS, card_with_results
+from dougong.train.evaluation.suites import weights_sha256
 from dougong.train.quantize_aware import as_served
 
 FOLDER = SHIPPED_MODELS / "nano"
@@ -79,6 +83,17 @@ def test_file_is_the_official_layout_and_small() -> None:
     data = sum(spec.nbytes for spec in schema(checkpoint.config))
     size = (FOLDER / "model.safetensors").stat().st_size
     assert data < size < LARGEST_FILE_BYTES
+
+
+def test_card_shows_the_whole_evaluation_of_these_weights() -> None:
+    results = json.loads((FOLDER / RESULTS).read_text("utf-8"))
+    assert results["model"]["weights_sha256"] == weights_sha256(FOLDER)
+    assert not results["quick"]
+    assert not results["left_out"]
+    card = (FOLDER / CARD).read_text("utf-8")
+    assert card_with_results(card, results) == card
+    for run in json.loads((FOLDER / TRAINING).read_text("utf-8"))["runs"]:
+        assert f"{run['config']['schedule']['tokens'] / 1e6:.1f} million tokens" in card
 
 
 def test_stored_weights_are_the_trained_ones(model: Transformer) -> None:
