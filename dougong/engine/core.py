@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import Any
 
 from dougong.chat.tokenizer import Tokenizer
 from dougong.engine.drafter import Drafter
@@ -86,7 +87,7 @@ class Core:
     def enter(self, request: Request) -> None:
         """Queues a prepared request."""
         self.scheduler.submit(request)
-        self.metrics.accepted += 1
+        self.metrics.entered(request)
 
     def step(self) -> bool:
         """Ends what is due, then computes one step; False if there was nothing to compute."""
@@ -121,6 +122,11 @@ class Core:
         """Answers every request at once; the engine is stopping."""
         for request in self.scheduler.running + self.scheduler.waiting:
             self._end(request, finish, error)
+
+    def figures(self) -> dict[str, Any]:
+        """The metrics as they are now: totals, rates, stage times, queue, caches, bytes by kind."""
+        queue = {"waiting": len(self.scheduler.waiting), "running": len(self.scheduler.running)}
+        return {**queue, **self.metrics.as_dict(), **self.states.figures()}
 
     # -- one step ------------------------------------------------------------------------------
 
@@ -179,8 +185,9 @@ class Core:
         self.scheduler.remove(request)
         self.drafter.forget(request)
         rest = "" if request.text is None else request.text.finish()
-        reply = request.end(finish, self.clock(), error)
-        self.metrics.ended(reply)
+        now_s = self.clock()
+        reply = request.end(finish, now_s, error)
+        self.metrics.ended(reply, now_s)
         if request.listener is not None:
             request.listener(Update((), rest, (), reply))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -153,6 +154,19 @@ class States:
         if end in held.wanted or request.computed == request.prompt_tokens:
             self._keep(request, held)  # others that begin alike need not wait for the answer
 
+    def figures(self) -> dict[str, Any]:
+        """How often the caches served, and bytes by kind; `disk` is null without a store."""
+        size, cached = self.pool.block_bytes, self.cache.evictable()
+        kinds = {
+            "blocks": (self.pool.num_used - cached) * size,  # of requests that are running
+            "cached_blocks": cached * size,
+            "rings": len(self._held) * self.model.layout.ring_bytes,
+            "resume_points": self.cache.resume_bytes,
+            "disk": None if self.store is None else self.store.num_bytes,
+        }
+        served = {name: self.counts[name] for name in ("memory hits", "disk hits", "replays")}
+        return {"cache": served | {"evicted blocks": self.cache.evicted}, "bytes": kinds}
+
     def flush(self) -> None:
         """Waits until what was handed to the disk is there."""
         if self._writer is not None:
@@ -233,7 +247,7 @@ class States:
                 break
             blocks += self.pool.allocate()
             self.pool.bytes(blocks[-1])[:] = _tensor(data)
-        resumes = {}
+        resumes: dict[int, Resume] = {}
         for end in sorted(ends, reverse=True):
             if not resumes and match.resumable < end <= len(blocks):
                 resume = self._load_resume(store, places[end - 1], state)
