@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     help="Folder for evaluation.json and evaluation.png, one page of plots.",
 )
 @click.option(
-    "--card", is_flag=True, help="Write both into the model's folder, and the table into its card."
+    "--card",
+    is_flag=True,
+    help="Write both into the model's folder, and table, failures and samples into its card.",
 )
 @click.option(
     "--data",
@@ -65,7 +67,7 @@ def command(
     **words: Any,
 ) -> None:
     """Evaluate a model: held-out text, loss by position, needles, tasks of every trained family,
-    problems of reasoning-gym, memorization.
+    problems of reasoning-gym, memorization; samples of what it says.
 
     Answers are greedy; the same model, seed and backend give the same figures. A suite that needs
     something which is not here says what, and the others run. docs/evaluation.md explains every

@@ -40,11 +40,11 @@ def command(
     threads: int,
     as_json: bool,
 ) -> None:
-    """Train a model. CONFIG is a TOML file or a shipped preset (nano).
+    """Train a model. CONFIG is a TOML file or a shipped preset (nano, nano-more, mini).
 
     The run's folder holds its checkpoints, log.jsonl and curve.png; the trained model lies in
-    model/ there, in the published layout. Stop it any time and start it again: it goes on from the
-    newest checkpoint with the same losses.
+    model/ there, in the published layout, with its card. Stop it any time and start it again: it
+    goes on from the newest checkpoint with the same losses.
 
     \b
     Examples:

@@ -13,6 +13,7 @@ from typing import Any
 
 from dougong.chat.tokenizer import Tokenizer
 from dougong.engine.drafter import Drafter
+from dougong.engine.estimate import prompt_seconds
 from dougong.engine.metrics import Metrics
 from dougong.engine.request import Finish, Job, Listener, Phase, Request, Update
 from dougong.engine.runner import Result, Runner, Work
@@ -117,6 +118,10 @@ class Core:
         """Steps until every request has ended."""
         while not self.idle:
             self.step()
+
+    def estimate(self, prompt_tokens: int) -> float:
+        """Seconds that such a prompt would take alone, measured; InputError without the memory."""
+        return prompt_seconds(self.states, prompt_tokens, self.scheduler.limits.step_tokens)
 
     def end_all(self, finish: Finish, error: str | None = None) -> None:
         """Answers every request at once; the engine is stopping."""

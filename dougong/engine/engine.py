@@ -141,6 +141,17 @@ class Engine:
             raise InputError(reply.error)
         return [entry.logprob for entry in reply.prompt_logprobs]
 
+    def estimate(self, prompt_tokens: int) -> float:
+        """Seconds that a prompt of so many tokens will take, measured on steps of a few places.
+
+        How far a request is by then: its `computed` of its `prompt_tokens`.
+        Raises: InputError if the engine has something to do, or too little memory.
+        """
+        with self._news:  # whoever brings work now waits
+            if self._inbox or not self._core.idle:
+                raise InputError("an estimate is measured while the engine has nothing to do.")
+            return self._core.estimate(prompt_tokens)
+
     def close(self) -> None:
         """Cancels what is running and ends the thread; every request still gets its reply."""
         with self._news:

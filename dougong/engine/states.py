@@ -115,9 +115,12 @@ class States:
 
     def reserve(self, request: Request, blocks: int) -> None:
         """Takes the blocks at once, so that a promise cannot be broken later."""
-        if blocks > self._num_free:
-            self.cache.evict(blocks - self._num_free)
+        self.make_room(blocks)
         self._held[request.id].state.memory.table.extend(blocks)
+
+    def make_room(self, blocks: int) -> None:
+        """Sees to it that so many are free, at the cache's expense if need be."""
+        self.cache.evict(max(blocks - self._num_free, 0))
 
     def release(self, request: Request) -> None:
         """Leaves what is complete to the cache, the rest to the pool."""
@@ -243,8 +246,9 @@ class States:
         blocks = [node.block for node in match.nodes]
         for place in places[len(blocks) : count]:
             data = store.read(Kind.BLOCK, place, self.pool.block_bytes)
-            if data is None or len(data) != self.pool.block_bytes or not self._room():
+            if data is None or len(data) != self.pool.block_bytes or not self.available():
                 break
+            self.make_room(1)
             blocks += self.pool.allocate()
             self.pool.bytes(blocks[-1])[:] = _tensor(data)
         resumes: dict[int, Resume] = {}
@@ -268,10 +272,6 @@ class States:
         except InputError:
             return None
         return (recent, recent.numel()) if fits else None
-
-    def _room(self) -> bool:
-        """Whether a block can be allocated, at the cache's expense if need be."""
-        return self._num_free > 0 or self.cache.evict(1) > 0
 
     def _save(self, tenant: str, ids: list[int], blocks: list[int], held: _Held) -> None:
         """Hands blocks and resume points to the writer, but for those that the disk has."""

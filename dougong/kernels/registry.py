@@ -22,6 +22,7 @@ from dougong.kernels import norm as _norm
 from dougong.kernels import router as _router
 from dougong.kernels.cpu import OPERATORS as _CPU
 from dougong.kernels.cpu.library import library
+from dougong.kernels.recompute import recorded
 from dougong.kernels.training import OPERATORS as _TRAINING
 
 Operator = Callable[..., Any]
@@ -106,7 +107,10 @@ def operators(backend: str = "reference", *, fallback: bool = True) -> Operators
             f"backend '{backend}' has no native {', '.join(missing)}; allow the fallback to the "
             "reference or choose another backend"
         )
-    return replace(REFERENCE, **native)
+    table = replace(REFERENCE, **native)
+    if backend == "cpu":
+        return table  # which has no gradients
+    return Operators(**{name: recorded(name, getattr(table, name)) for name in operator_names()})
 
 
 def operator_names() -> list[str]:

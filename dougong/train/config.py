@@ -15,6 +15,8 @@ from dougong.errors import ConfigError
 
 ATTENTIONS = ("dense", "sparse")
 DECAY_SHAPES = ("linear", "cosine")
+PRODUCTS = ("float32", "bfloat16")
+RECOMPUTE = ("none", "module", "tensor")
 EXPORTS = ("last", "average")
 ANTICIPATIONS = ("never", "spikes", "always")
 
@@ -121,6 +123,8 @@ class RunConfig:
     start:   another run's folder, whose newest weights and tokenizer this one begins with; empty:
              random weights
     phases:  in their order
+    products: float32, or bfloat16: what enters matrix products is rounded, weights and sums not
+    recompute: what is dropped after the forward pass and made again in the backward pass
     """
 
     model: str
@@ -131,6 +135,8 @@ class RunConfig:
     stability: StabilityConfig = StabilityConfig()
     start: str = ""
     device: str = "cpu"
+    products: str = "float32"
+    recompute: str = "none"
     seed: int = 1
 
     @property
@@ -262,6 +268,10 @@ def _check(config: RunConfig, where: str) -> None:
     """Ranges that a type cannot express."""
     rules = [*_schedule_rules(config.schedule), *_output_rules(config)]
     rules += _stability_rules(config.stability)
+    rules += [
+        ("products", config.products, config.products in PRODUCTS, " or ".join(PRODUCTS)),
+        ("recompute", config.recompute, config.recompute in RECOMPUTE, ", ".join(RECOMPUTE)),
+    ]
     for i, phase in enumerate(config.phases):
         rules += _phase_rules(f"phases[{i}]", phase)
     whole = sum(phase.share for phase in config.phases)

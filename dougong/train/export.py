@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from dougong.checkpoint import write_checkpoint
+from dougong.checkpoint.writer import DEFAULT_SHARD_BYTES
 from dougong.model.loading import published_tensors
 from dougong.model.transformer import Transformer
 from dougong.train.card import write_card
@@ -16,25 +17,36 @@ from dougong.train.run import Run
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
-def export_run(run: Run) -> Path:
+def export_run(run: Run, shard_bytes: int = DEFAULT_SHARD_BYTES) -> Path:
     """Writes the run's model (the last weights or their average) into model/, with its card."""
     averaged = run.config.schedule.export == "average"
     folder = run.folder / "model"
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier end of this run
     with run.average.applied() if averaged else nullcontext():
-        export_model(run.model, run.tokenizer_folder, folder)
+        export_model(run.model, run.tokenizer_folder, folder, shard_bytes)
     write_card(run, folder)
     return folder
 
 
-def export_model(model: Transformer, tokenizer_folder: Path, folder: Path) -> Path:
-    """Writes weights, config.json, tokenizer and generation_config.json; returns `folder`.
+def export_model(
+    model: Transformer,
+    tokenizer_folder: Path,
+    folder: Path,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> Path:
+    """Writes weights (files of at most `shard_bytes`), config.json, tokenizer and
+    generation_config.json; returns `folder`.
 
     After quantization-aware steps the stored values are the trained ones; otherwise they are
     rounded here.
     """
     write_checkpoint(
-        folder, model.config, published_tensors(model), layout="official", quantize="fp4+fp8"
+        folder,
+        model.config,
+        published_tensors(model),
+        layout="official",
+        quantize="fp4+fp8",
+        shard_bytes=shard_bytes,
     )
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer_folder / name, folder / name)

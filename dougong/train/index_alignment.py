@@ -22,22 +22,25 @@ SHORTEST = 64  # tokens; shorter samples have too few entries to choose from
 
 
 @contextmanager
-def observed_attention(model: nn.Module, *, active: bool) -> Iterator[list[Packed]]:
-    """Collects what each CSA layer works on inside the block; nothing if not `active`."""
-    seen: list[Packed] = []
+def observed_attention(model: nn.Module, *, active: bool) -> Iterator[list[Tensor]]:
+    """Collects the loss of each CSA layer that runs inside the block; nothing if not `active`.
+
+    They are computed where the layer runs: so the backward pass takes them layer by layer as well,
+    and what a layer drops is not made again before its turn (kernels/recompute.py).
+    """
+    losses: list[Tensor] = []
     layers = [m for m in model.modules() if isinstance(m, Attention) and m.indexer is not None]
     try:
         for layer in layers if active else []:
-            layer.watch = seen.append
-        yield seen
+            layer.watch = lambda seen: losses.append(_layer_loss(seen))
+        yield losses
     finally:
         for layer in layers:
             layer.watch = None
 
 
-def alignment_loss(seen: list[Packed]) -> Tensor:
+def alignment_loss(losses: list[Tensor]) -> Tensor:
     """Mean KL divergence over layers, samples of at least SHORTEST tokens, and their queries."""
-    losses = [_layer_loss(one) for one in seen]
     return torch.stack(losses).mean() if losses else torch.zeros(())
 
 

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from dougong.errors import TrainingError
+from dougong.kernels.recompute import recomputation
 from dougong.train.anticipatory import Indices, chosen_experts, imposed, no_experts
 from dougong.train.checkpoint import drop_checkpoints_after, latest_checkpoint
 from dougong.train.data.mixture import PackedBatch
@@ -172,13 +173,14 @@ def _shared(group: Group, own: Figures, part: int) -> Figures:
 def _descend(run: Run, index: int, part: PackedBatch, share: float) -> Losses:
     """Losses of one part; its gradient, times its share, is added to the parameters'."""
     with imposed(run.model, run.anticipation.of(run.step, index)):
-        losses = training_loss(
-            run.model,
-            part.to(run.model.device),
-            mtp_weight=run.steps[run.step].mtp_weight,
-            balance_weight=run.config.schedule.balance_weight,
-            align_index=run.phase.align_index,
-        )
+        with recomputation(run.config.recompute, run.model.config):
+            losses = training_loss(
+                run.model,
+                part.to(run.model.device),
+                mtp_weight=run.steps[run.step].mtp_weight,
+                balance_weight=run.config.schedule.balance_weight,
+                align_index=run.phase.align_index,
+            )
         (losses.total * share).backward()
     return losses
 

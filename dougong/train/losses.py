@@ -91,7 +91,7 @@ def training_loss(
     zero = torch.zeros((), device=model.device)
     with (
         observed_routing(model) as routings,
-        observed_attention(model, active=align_index) as attentions,
+        observed_attention(model, active=align_index) as divergences,
         counted_clamps() as clamps,
     ):
         cross_entropy = model.build.ops.cross_entropy
@@ -109,7 +109,7 @@ def training_loss(
     balance = torch.stack(
         [sequence_balance(routing, batch.lengths) for routing in routings.values()]
     ).mean() if routings else zero  # fmt: skip
-    index = alignment_loss(attentions).to(model.device)
+    index = alignment_loss(divergences).to(model.device)
     total = next_token + mtp_weight * mtp + balance_weight * balance + index
     figures = Figures.empty(model)
     figures.losses_F = torch.stack([p.detach().double() for p in (next_token, mtp, balance, index)])

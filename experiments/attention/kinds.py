@@ -23,7 +23,7 @@ from dougong.model.transformer import Transformer
 VOCAB_SIZE = 512
 NUM_LAYERS = 4
 CONTEXT_TOKENS = 65536
-THETA = 160000.0  # V4's for compressed layers; MLA gets the same, without YaRN
+THETA = 10000.0  # V3's own, without YaRN
 TOP_TOKENS = 256  # attended by a sparse layer beside its window: 64 entries of 4, or 256 tokens
 
 

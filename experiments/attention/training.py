@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from dougong.kernels.cpu.library import is_built
 from dougong.model.transformer import Transformer
@@ -32,11 +33,13 @@ from experiments.attention.stream import document, haystack
 from experiments.attention.teaching import latent_alignment_loss, observed, set_dense
 
 BATCH_TOKENS = 2048
-LENGTHS = ((128, 512), (128, 2048))  # of documents, in the first and the second part
-SECOND_PART = 0.4  # share of the tokens after which it begins
+LENGTHS = ((32, 128), (128, 2048))  # of documents, in the first and the second part: without
+# the short ones MLA learns nothing of looking back from these few tokens (README.md)
+SECOND_PART = 0.5  # share of the tokens after which it begins
 SPARSE_PART = 0.7  # and indexers select; before it, they learn beside dense attention
 HAYSTACKS = 0.2  # share of documents with few facts, asked for at the end
 SAVE_EVERY = 100  # steps
+CURVE_STEPS = 25  # over which the curve of the loss is averaged
 SEED = 1  # of the documents, the same for every kind
 LOG_FILE = "log.jsonl"
 
@@ -70,15 +73,21 @@ def draw_batch(seed: int, step: int, share_done: float) -> PackedBatch:
         drawn = math.exp(rng.uniform(math.log(shortest), math.log(longest)))
         length = min(round(drawn), room)
         few = rng.random() < HAYSTACKS
-        made = haystack(rng, length, rng.choice((1, 2, 4, 8, 16))) if few else document(rng, length)
+        facts = [n for n in (1, 2, 4, 8, 16) if 8 * n <= length]
+        made = haystack(rng, length, rng.choice(facts)) if few else document(rng, length)
         documents.append(made.encoded())
         room -= length
     return pack(documents)
 
 
+def trainers_backend() -> str:
+    """The native operators with gradients, where they are built."""
+    return "training" if is_built() else "reference"
+
+
 def open_training(name: str, folder: Path, tokens: int) -> Training:
     """The kind at its newest checkpoint, or at the beginning."""
-    backend = "training" if is_built() else "reference"
+    backend = trainers_backend()
     model = build(name, backend=backend, form="naive")
     optimizer = Optimizer(
         dict(model.named_parameters()), model.config.o_groups, native=backend == "training"
@@ -158,12 +167,20 @@ def save(training: Training) -> None:
     drop_old_checkpoints(training.folder, 1)
 
 
+def learning(folder: Path) -> list[list[float]]:
+    """Tokens read and the mean loss of the CURVE_STEPS steps until then, from the log."""
+    rows = [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
+    losses = list({row["step"]: row["loss"] for row in rows}.values())  # the last word on a step
+    ends = range(CURVE_STEPS, len(losses) + 1, CURVE_STEPS)
+    return [[n * BATCH_TOKENS, round(mean(losses[n - CURVE_STEPS : n]), 4)] for n in ends]
+
+
 def trained(name: str, folder: Path) -> Transformer:
-    """The trained model for use: MLA absorbed, indexers selecting."""
+    """The trained model, its indexers selecting, on the trainer's operators."""
     path = latest_checkpoint(folder)
     assert path is not None, f"{folder} holds no checkpoint"
     tensors, _ = load_checkpoint(path)
-    model = build(name)
+    model = build(name, backend=trainers_backend(), form="naive")
     weights = {k.removeprefix("model/"): t for k, t in tensors.items() if k.startswith("model/")}
     model.load_state_dict(weights)
     return model.eval()

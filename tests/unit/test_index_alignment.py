@@ -40,10 +40,10 @@ def test_divergence_is_zero_at_the_target_and_positive_elsewhere() -> None:
 
 def test_only_the_indexers_get_a_gradient(model: Transformer) -> None:
     model.zero_grad(set_to_none=True)
-    with observed_attention(model, active=True) as seen:
+    with observed_attention(model, active=True) as losses:
         model(draw(200), [90, 110])
-    assert len(seen) == 1
-    alignment_loss(seen).backward()
+    assert len(losses) == 1
+    alignment_loss(losses).backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None}
     wanted = {name for name, _ in model.named_parameters() if ".indexer." in name}
     assert moved == wanted
@@ -52,9 +52,11 @@ def test_only_the_indexers_get_a_gradient(model: Transformer) -> None:
 def test_target_is_the_probability_the_layer_uses(model: Transformer) -> None:
     """One query's softmax over window, entries and sink, written out head by head."""
     num_tokens = 72
-    with observed_attention(model, active=True) as seen, torch.no_grad():
+    layer, seen = model.layers[0].attn, []
+    layer.watch = seen.append
+    with torch.no_grad():
         model(draw(num_tokens), [num_tokens])
-    layer = seen[0].layer
+    layer.watch = None
     q_THC, kv_TC, entries_MC = seen[0].q_THC, seen[0].kv_TC, seen[0].entries_MC
     assert entries_MC is not None
     hidden_NM = hidden_entries(
@@ -76,6 +78,6 @@ def test_target_is_the_probability_the_layer_uses(model: Transformer) -> None:
 
 
 def test_short_samples_are_left_out(model: Transformer) -> None:
-    with observed_attention(model, active=True) as seen:
+    with observed_attention(model, active=True) as losses:
         model(draw(SHORTEST - 1), [SHORTEST - 1])
-    assert alignment_loss(seen).item() == 0
+    assert alignment_loss(losses).item() == 0

@@ -15,6 +15,10 @@ def changed(section: str, **fields: object) -> dict[str, object]:
     return values
 
 
+def valid(**fields: object) -> dict[str, object]:
+    return training.values(Path("inputs"), Path("run")) | fields
+
+
 def changed_phase(**fields: object) -> dict[str, object]:
     values = training.values(Path("inputs"), Path("run"))
     values["phases"][0] |= fields
@@ -69,6 +73,8 @@ def test_phase_without_a_mix_keeps_the_one_before() -> None:
         (changed_phase(quantised=True), r"phases\[0\]\.quantised is unknown; did you mean quanti"),
         (changed_phase(quantized=1), r"phases\[0\]\.quantized: 1 should be of type bool"),
         (changed_phase(attention="full"), r"attention = full should be dense or sparse"),
+        (valid(recompute="all"), r"recompute = all should be none, module, tensor"),
+        (valid(products="float16"), r"products = float16 should be float32 or bfloat16"),
         ({"model": "nano", "schedule": {"tokens": 1}, "output": {"folder": "x"}}, "phases.* miss"),
         ({"model": "nano"}, r"section \[schedule\] is missing"),
     ],

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dougong.config import load_config
-from dougong.errors import BackendError, ShapeError
+from dougong.errors import BackendError, ConfigError, ShapeError
 from dougong.kernels.training.products import linear
 from dougong.model.initialize import initialize
 from dougong.model.transformer import Transformer
@@ -15,6 +15,7 @@ from dougong.train.data.encode import Encoded
 from dougong.train.data.mixture import PackedBatch, pack
 from dougong.train.losses import balance_biases, training_loss
 from dougong.train.optimizer import Optimizer
+from dougong.train.run import training_backend
 from tests.support import training
 
 STEPS = 20
@@ -58,6 +59,34 @@ def test_losses_of_twenty_steps_are_the_references(tmp_path: Path) -> None:
 
 def test_losses_are_the_same_every_time(tmp_path: Path) -> None:
     assert losses(tmp_path, "training") == losses(tmp_path, "training")
+
+
+def test_bfloat16_products_round_operands_and_nothing_else() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, d_y = (
+        torch.randn(shape, generator=generator) for shape in ((40, 96), (48, 96), (40, 48))
+    )
+    x.requires_grad_()
+    weight.requires_grad_()
+    assert training_backend(torch.device("cpu"), "bfloat16") == "training"
+    try:
+        y = linear(x, weight)
+        y.backward(d_y)
+    finally:
+        training_backend(torch.device("cpu"), "float32")
+    x16, weight16, d_y16 = (t.detach().bfloat16().double() for t in (x, weight, d_y))
+    for got, want in (
+        (y, x16 @ weight16.t()), (x.grad, d_y16 @ weight16), (weight.grad, d_y16.t() @ x16),
+    ):  # fmt: skip
+        # sums of at most 96 products below 16 in float32: 96 * 16 * 2^-24
+        torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-4)
+    wide = x.detach().double() @ weight.detach().double().t()
+    torch.testing.assert_close(linear(x, weight).double(), wide, rtol=0, atol=1e-4)  # as before
+
+
+def test_bfloat16_products_need_the_native_library() -> None:
+    with pytest.raises(ConfigError, match="products = 'bfloat16' needs the native library"):
+        training_backend(torch.device("cuda"), "bfloat16")
 
 
 def test_other_dtypes_are_refused(tmp_path: Path) -> None:
