@@ -108,7 +108,7 @@ class Core:
         if self.drafter.on:
             self.drafter.learn(results, ran_s - planned_s)
         for result in results:
-            self._take(result)
+            self._take(result, ran_s)
         if self.drafter.on:
             self.drafter.prepare([r for r in results if r.work.request.reply is None])
         self.metrics.step(plan, results, start_s, planned_s, ran_s, self.clock())
@@ -150,9 +150,9 @@ class Core:
         except DougongError as error:
             return [Result(work, error=error) for work in works]
 
-    def _take(self, result: Result) -> None:
+    def _take(self, result: Result, now_s: float) -> None:
         """Books one request's result; ends it if it is done."""
-        request, now_s = result.work.request, self.clock()
+        request = result.work.request
         if result.error is not None:
             self._end(request, Finish.ERROR, str(result.error))
             return

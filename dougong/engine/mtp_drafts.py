@@ -41,7 +41,6 @@ class MTPDrafts:
         states = [result.work.state for result in results]
         parts, ids, lengths = [], list[int](), list[int]()
         for result, request, state in zip(results, requests, states, strict=True):
-            assert result.streams_KSD is not None
             streams_KSD = result.streams_KSD[-self.model.config.sliding_window :]
             start = request.computed - len(streams_KSD)
             if state.mtp_lengths[0] != start:

@@ -34,6 +34,18 @@ class Work:
         return len(self.ids) - self.drafts == self.request.wanted
 
     @property
+    def likeliest(self) -> bool:
+        """Whether its one token is that of the largest logit, and nothing else is wanted."""
+        job = self.request.job
+        if self.drafts or job.logprobs is not None or job.prompt_logprobs is not None:
+            return False
+        early = job.stop_ids and len(self.request.ids) - len(job.prompt_ids) < job.min_tokens
+        options = job.options
+        if early or not isinstance(options, Options) or not options.plain:
+            return False
+        return options.sampling.temperature == 0 and job.max_tokens > 0
+
+    @property
     def scores(self) -> bool:
         """Whether prompt tokens are scored on the way."""
         wanted = self.request.job.prompt_logprobs is not None
@@ -49,8 +61,16 @@ class Result:
     logprobs: list[Logprob] = field(default_factory=list)
     prompt_logprobs: list[Logprob] = field(default_factory=list)
     accepted: int = 0
-    streams_KSD: Tensor | None = None  # behind each token that was kept, for MTP drafts
+    streams_TSD: Tensor | None = None  # of the whole step; its own begin at row ...
+    first: int = 0
+    kept: int = 0  # ... and are so many
     error: DougongError | None = None
+
+    @property
+    def streams_KSD(self) -> Tensor:
+        """The streams behind each token that was kept, for MTP drafts."""
+        assert self.streams_TSD is not None
+        return self.streams_TSD[self.first : self.first + self.kept]
 
     @property
     def drafted(self) -> int:
@@ -74,17 +94,23 @@ class Runner:
         lengths = [len(work.ids) for work in works]
         streams_TSD = self.model(ids_T, lengths, [work.state for work in works])
         rows, spans = self._rows(works)
-        logits_RV = self.model.logits(streams_TSD[rows]) if rows else None
+        logits_RV, tokens = None, dict[int, int]()
+        if rows:
+            wanted_RSD = streams_TSD if len(rows) == len(streams_TSD) else streams_TSD[rows]
+            logits_RV = self.model.logits(wanted_RSD)[:, : self.num_ids]
+            tokens = _likeliest(works, spans, logits_RV)
         results, low = [], 0
         for work, (first, last), length in zip(works, spans, lengths, strict=True):
             result = Result(work)
-            if last > first:
+            if first in tokens and last > first:
+                result.tokens.append(tokens[first])
+            elif last > first:
                 assert logits_RV is not None
                 self._read(result, logits_RV[first:last])
             kept = length - work.drafts + result.accepted
             if kept < length:
                 work.state.rollback(length - kept)
-            result.streams_KSD = streams_TSD[low : low + kept]
+            result.streams_TSD, result.first, result.kept = streams_TSD, low, kept
             results.append(result)
             low += length
         return results
@@ -106,7 +132,6 @@ class Runner:
     def _read(self, result: Result, logits_RV: Tensor) -> None:
         """Scores prompt tokens and draws new ones from a work's rows."""
         work, request = result.work, result.work.request
-        logits_RV = logits_RV[:, : self.num_ids]
         try:
             if work.scores:
                 self._score_prompt(result, logits_RV)
@@ -151,3 +176,24 @@ class Runner:
         if job.logprobs is not None:
             result.logprobs.append(logprob(logits_V, token, job.logprobs))
         return token
+
+
+def _likeliest(
+    works: Sequence[Work], spans: Sequence[tuple[int, int]], logits_RV: Tensor
+) -> dict[int, int]:
+    """Row -> token, for works that only want the likeliest: found together, the lowest of equals.
+
+    Rows that are not finite are left to `draw`, which says so.
+    """
+    rows = [
+        first
+        for work, (first, last) in zip(works, spans, strict=True)
+        if last == first + 1 and work.likeliest
+    ]
+    if not rows:
+        return {}
+    chosen_RV = logits_RV if len(rows) == len(logits_RV) else logits_RV[rows]
+    least_R, most_R = torch.aminmax(chosen_RV, dim=-1)
+    finite = (torch.isfinite(least_R) & torch.isfinite(most_R)).tolist()
+    tokens = torch.argmax(chosen_RV, dim=-1).tolist()
+    return {row: token for row, token, good in zip(rows, tokens, finite, strict=True) if good}

@@ -120,7 +120,7 @@ class Scheduler:
         for request in self.running + self.waiting:
             if request.cancelled:
                 found.append((request, Finish.CANCELLED))
-            elif now_s >= request.deadline():
+            elif request.job.deadline_s is not None and now_s >= request.deadline():
                 found.append((request, Finish.DEADLINE))
         return found
 
@@ -140,15 +140,16 @@ class Scheduler:
 
         Drafts have to wait while prompts are computed: these make better use of the machine.
         """
-        plan = Plan()
-        idle = all(r.phase is Phase.DECODE for r in self.running) and not self.waiting
-        for request in sorted(self.running, key=_rank):
+        plan, order = Plan(), sorted(self.running, key=_rank)
+        writers = [request for request in order if request.phase is Phase.DECODE]
+        idle = len(writers) == len(order) and not self.waiting
+        room = self.limits.step_tokens - len(writers) if idle else 0  # for drafts
+        for request in writers:
             if request.phase is Phase.DECODE:  # not preempted in the meantime
-                room = self._room(plan) - self._writers_after(plan, request)
-                self._share(plan, request, 1, min(len(request.drafts), max(room, 0)) if idle else 0)
+                room -= self._share(plan, request, 1, max(min(len(request.drafts), room), 0))
         self._admit(plan)
-        prompts = [r for r in sorted(self.running, key=_rank) if r.phase is Phase.PREFILL]
-        self._prefill(plan, prompts)
+        prompts = [request for request in self.running if request.phase is Phase.PREFILL]
+        self._prefill(plan, sorted(prompts, key=_rank))
         return plan
 
     def account(self, plan: Plan) -> None:
@@ -160,12 +161,6 @@ class Scheduler:
 
     def _room(self, plan: Plan) -> int:
         return self.limits.step_tokens - plan.tokens
-
-    def _writers_after(self, plan: Plan, request: Request) -> int:
-        """Tokens that must be left for writing requests that have had no share yet."""
-        shared = {id(share.request) for share in plan.shares} | {id(request)}
-        writing = (r for r in self.running if r.phase is Phase.DECODE)
-        return 1 + sum(id(r) not in shared for r in writing)
 
     def _prefill(self, plan: Plan, prompts: list[Request]) -> None:
         """Spends the rest of the budget on prompts in equal parts; a short one leaves its rest."""
@@ -189,21 +184,26 @@ class Scheduler:
             plan.admitted.append(request)
             self._hold(request, len(request.ids))  # all of its prompt: who has started can go on
 
-    def _share(self, plan: Plan, request: Request, tokens: int, drafts: int) -> None:
-        """Gives the request its part, if memory can be found, at the least important one's cost."""
-        if (
-            blocks_for(request.computed + tokens + drafts) - request.blocks
-            > self.memory.available()
-        ):
+    def _share(self, plan: Plan, request: Request, tokens: int, drafts: int) -> int:
+        """Gives the request its part, if memory can be found, at the least important one's cost.
+
+        Returns how many drafts it got.
+        """
+        if drafts and not self._fits(request, tokens + drafts):
             drafts = 0  # a guess is worth nobody's memory
-        length = request.computed + tokens + drafts
-        while blocks_for(length) - request.blocks > self.memory.available():
+        while not self._fits(request, tokens + drafts):
             victim = max(self.running, key=_rank)
             self._preempt(plan, victim)
             if victim is request:
-                return
-        self._hold(request, length)
+                return 0
+        self._hold(request, request.computed + tokens + drafts)
         plan.shares.append(Share(request, tokens, drafts))
+        return drafts
+
+    def _fits(self, request: Request, tokens: int) -> bool:
+        """Whether the state of so many more tokens has room."""
+        needed = blocks_for(request.computed + tokens) - request.blocks
+        return needed <= 0 or needed <= self.memory.available()
 
     def _hold(self, request: Request, length: int) -> None:
         """Reserves the blocks that `length` tokens take."""

@@ -138,6 +138,8 @@ class States:
     def next_cut(self, request: Request, high: int) -> int:
         """Where a chunk that would end at `high` should end: at the next wanted resume point."""
         low, held = request.computed, self._held[request.id]
+        if high == low + 1:
+            return high
         ends = {end * BLOCK_TOKENS for end in held.wanted}
         if request.phase is Phase.DECODE and self.windows.keeps:
             ends.add((low // BLOCK_TOKENS + 1) * BLOCK_TOKENS)

@@ -37,6 +37,9 @@ class TextStream:
         return self._show(self._decoder.finish(), last=True)
 
     def _show(self, new: str, *, last: bool) -> str:
+        if not self._stops:
+            self.text += new
+            return new
         if self.stopped_by is not None:
             return ""
         self._held += new
