@@ -70,6 +70,22 @@ class Bench:
             print(f"   {row['context']:>7}  {describe(row)}")
         return report
 
+    def peer(self, title: str, command: Sequence[str]) -> Report:
+        """Another engine's figures, printed and, if asked, recorded under its name."""
+        report = self.run(title, command)
+        name = "peer." + title.lower().replace(", ", ".")
+        typed, figures = " ".join(["python bench/peers/" + Path(command[1]).name, *command[3:]]), []
+        for row in report.get("figures", []):
+            print(f"   {row['context']:>7}  {describe(row)}")
+            for key in ("prefill", "decode"):
+                figures.append((f"{name}.{key}_{row['context']}", row[f"{key}_tokens_per_s"]))
+        if self.options.record:
+            from dougong.plan.records import append_records, make_record
+
+            rows = [make_record(each, value, "token/s", typed) for each, value in figures]
+            append_records(rows, "peers")
+        return report
+
     def judge(self, what: str, value: float, target: float, *, at_most: bool = False) -> None:
         """Prints a figure beside its target."""
         met = value <= target if at_most else value >= target
@@ -146,15 +162,12 @@ def peers(bench: Bench) -> tuple[list[Report], list[Report]]:
     for file in files:
         command = [python, str(PEERS / "llama_cpp_speed.py"), file, *threads]
         command += ["--contexts", bench.contexts]
-        llama.append(bench.run(f"llama.cpp, {Path(file).name}", command))
+        llama.append(bench.peer(f"llama.cpp, {Path(file).name}", command))
     for dtype in ("float32", "bfloat16") if options.transformers and options.m97_float else ():
         command = [sys.executable, str(PEERS / "transformers_speed.py"), options.m97_float]
         contexts = QUICK if options.quick else TRANSFORMERS_CONTEXTS
         command += ["--dtype", dtype, "--contexts", contexts, *threads]
-        others.append(bench.run(f"transformers, {dtype}", command))
-    for report in (*llama, *others):
-        for row in report.get("figures", []):
-            print(f"   {row['context']:>7}  {describe(row)}")
+        others.append(bench.peer(f"transformers, {dtype}", command))
     return llama, others
 
 

@@ -276,8 +276,12 @@ class Model:
         profile: Profile = "preview",
         tools: Sequence[Mapping[str, Any]] | None = None,
         raw: bool = False,
+        response_format: object = None,
     ) -> list[int]:
-        """The ids that the model is given for `prompt`; see `stream` for the arguments."""
+        """The ids that the model is given for `prompt`; see `stream` for the arguments.
+
+        `response_format`: a JSON schema that the model is told to answer by.
+        """
         if not isinstance(prompt, str | Sequence) or not prompt:
             raise InputError("the prompt is empty or no text; write what the model should answer.")
         if raw:
@@ -300,6 +304,7 @@ class Model:
             thinking=thinking,
             effort=effort,
             profile=profile,
+            response_format=response_format,
         )
 
     def _check_room(self, prompt_tokens: int, max_tokens: int) -> None:

@@ -7,6 +7,7 @@ with dougong.Engine("nano") as engine:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from dougong.api_question import Question, ended
 from dougong.chat import special
 from dougong.chat.completion import Event
 from dougong.engine.engine import Engine as JobEngine
+from dougong.engine.grammar import Grammars
 from dougong.engine.metrics import Metrics
 from dougong.engine.request import Job, Update
 from dougong.engine.scheduler import Limits
@@ -81,6 +83,7 @@ class Engine:
         if not isinstance(model.transformer, Transformer):
             raise InputError("the engine runs V4 models; use dougong.load for a V3 model.")
         self.model, self.memory_tokens = model, memory_tokens
+        self._grammars = Grammars(model.tokenizer)
         self.jobs = JobEngine(
             model.transformer,
             model.tokenizer,
@@ -124,7 +127,7 @@ class Engine:
         """One answer piece by piece: `async for piece in engine.stream(...)`.
 
         Its `answer` is whole at the end; leaving early (`aclose`) cancels it.
-        Raises: InputError if it cannot be asked, or has more than one answer.
+        Raises: InputError if it has more than one answer.
         """
         question = Question(prompt=prompt, **options)
         if question.n != 1:
@@ -143,12 +146,20 @@ class Engine:
     def close(self) -> None:
         """Cancels what is running and ends the engine's thread."""
         self.jobs.close()
+        self._grammars.close()
 
     # -- for the server and the batch runner ---------------------------------------------------
 
     def ask(self, question: Question) -> list[Job]:
-        """The jobs of a question. Raises InputError if it cannot be asked or does not fit."""
-        return question.jobs(self.model, self.memory_tokens)
+        """The jobs of a question; may take a while where a grammar has to be compiled.
+
+        Raises: InputError if it cannot be asked or does not fit.
+        """
+        spec = question.grammar()
+        if spec is None:
+            return question.jobs(self.model, self.memory_tokens)
+        grammar = self._grammars.compile(spec, thinking=question.thinking)
+        return question.jobs(self.model, self.memory_tokens, grammar)
 
     async def follow(
         self, question: Question, job: Job
@@ -167,16 +178,21 @@ class Engine:
 
 
 class AnswerStream(AsyncIterator[Piece]):
-    """An answer while it is written; `answer` is whole at the end and None before."""
+    """An answer while it is written; `answer` is whole at the end and None before.
+
+    It starts with the first piece that is asked for, which raises InputError if it cannot be asked.
+    """
 
     def __init__(self, engine: Engine, question: Question) -> None:
         self.answer: Answer | None = None
-        self._question = question
-        (job,) = engine.ask(question)
-        self._updates = engine.follow(question, job)
+        self._engine, self._question = engine, question
+        self._updates: AsyncGenerator[tuple[Update, list[Event]]] | None = None
         self._pieces: list[Piece] = []
 
     async def __anext__(self) -> Piece:
+        if self._updates is None:
+            (job,) = await asyncio.to_thread(self._engine.ask, self._question)
+            self._updates = self._engine.follow(self._question, job)
         while not self._pieces:
             update, events = await anext(self._updates)
             raw = self._question.raw and update.text
@@ -187,4 +203,5 @@ class AnswerStream(AsyncIterator[Piece]):
 
     async def aclose(self) -> None:
         """Cancels what is not yet written."""
-        await self._updates.aclose()
+        if self._updates is not None:
+            await self._updates.aclose()

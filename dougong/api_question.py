@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dougong.api import Answer, Model, Prompt
+from dougong.api_format import grammar_of, schema_of
 from dougong.chat.completion import CompletionParser, parse
 from dougong.chat.effort import Profile
-from dougong.engine.request import Finish, Job, Reply
+from dougong.engine.grammar import GrammarSpec
+from dougong.engine.request import Finish, Grammar, Job, Reply
 from dougong.engine.sampler import MAX_LOGPROBS, Options
 from dougong.errors import InputError
 from dougong.model.sampling import MAX_SEED, SamplingParams
@@ -32,7 +34,13 @@ class Question:
         n: answers to the same prompt; answer i is the one that seed + i gives alone.
         stop: strings that end the answer and are left out; `stop_ids`: ids that end it.
         logprobs: report each token's log-probability, with that many alternatives (0 to 20).
-        thinking, effort, profile, tools, raw: as for `Model.stream`.
+        response_format: what the answer (not the reasoning) is held to, in OpenAI's form:
+            {"type": "json_schema", "json_schema": {"schema": ...}} or {"type": "json_object"}; also
+            {"type": "regex", "regex": ...} and {"type": "grammar", "grammar": ...} (EBNF).
+        tool_choice: "auto", "none" (the model is not shown the tools), "required", or
+            {"type": "function", "function": {"name": ...}}.
+        thinking, effort, profile, tools, raw: as for `Model.stream`. A tool with "strict": true is
+            called with arguments that fit its parameters, as tools are that must be called.
         priority, tenant, deadline_s: as for `Job`.
     Raises: InputError if a value is out of its range.
     """
@@ -57,6 +65,8 @@ class Question:
     effort: str | None = None
     profile: Profile = "preview"
     tools: Sequence[Mapping[str, Any]] | None = None
+    tool_choice: str | Mapping[str, Any] = "auto"
+    response_format: Mapping[str, Any] | None = None
     raw: bool = False
     priority: int = 0
     tenant: str = ""
@@ -77,16 +87,26 @@ class Question:
         if isinstance(self.stop, str):
             raise InputError("stop is one string; give a list of strings.")
 
-    def jobs(self, model: Model, room: int) -> list[Job]:
+    @property
+    def shown_tools(self) -> Sequence[Mapping[str, Any]]:
+        """The tools that the model is told of."""
+        return [] if self.tool_choice == "none" else self.tools or []
+
+    def grammar(self) -> GrammarSpec | None:
+        """What the answer is held to; None: to nothing."""
+        return grammar_of(self.response_format, self.shown_tools, self.tool_choice)
+
+    def jobs(self, model: Model, room: int, grammar: Grammar | None = None) -> list[Job]:
         """The `n` jobs that answer this question on `model`.
 
-        Args:   room: the most tokens, prompt and answer together, that the engine can hold.
+        Args:   room: the most tokens, prompt and answer together, that the engine can hold;
+                grammar: what `grammar()` asks for, compiled.
         Raises: InputError if the question cannot be asked or does not fit.
         """
         self._check_ids(model.tokenizer.num_ids)
         ids = model.encode(
             self.prompt, thinking=self.thinking, effort=self.effort, profile=self.profile,
-            tools=self.tools, raw=self.raw,
+            tools=self.shown_tools, raw=self.raw, response_format=schema_of(self.response_format),
         )  # fmt: skip
         room = min(room, model.config.max_position_embeddings) - len(ids)
         if room < (self.max_tokens or 1):
@@ -103,6 +123,7 @@ class Question:
                 min_tokens=self.min_tokens,
                 stop_ids=stop_ids,
                 stops=tuple(self.stop),
+                grammar=grammar,
                 options=self._options((self.seed + i) % (MAX_SEED + 1)),
                 priority=self.priority,
                 tenant=self.tenant,
@@ -116,7 +137,7 @@ class Question:
         """What tells an answer's parts apart as it comes; None for a raw prompt's."""
         if self.raw:
             return None
-        return CompletionParser(thinking=self.thinking, tools=bool(self.tools))
+        return CompletionParser(thinking=self.thinking, tools=bool(self.shown_tools))
 
     def answer(self, reply: Reply) -> Answer:
         """The finished answer that a job's reply holds."""
@@ -135,7 +156,7 @@ class Question:
             whole = parse(
                 reply.text,
                 thinking=self.thinking,
-                tools=bool(self.tools),
+                tools=bool(self.shown_tools),
                 finish_reason=ended(reply),
             )
             answer.text, answer.reasoning = whole.content, whole.reasoning

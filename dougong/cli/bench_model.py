@@ -104,9 +104,9 @@ def describe(report: dict[str, Any]) -> str:
     how = ", ".join(str(report[key]) for key in ("model", "backend", "dtype"))
     lines = [
         f"{how}, rounding {report['rounding']}, {report['threads']} threads",
-        f"{'':>8}{'prefill':>9}{'decode':>9}{'scoring':>9}{'rest':>8}{'weights':>9}{'memory':>8}"
+        f"{'':>8}{'prefill':>9}{'decode':>9}{'scoring':>9}{'rest':>10}{'weights':>9}{'memory':>8}"
         f"{'of the limit':>15}",
-        f"{'context':>8}{'tok/s':>9}{'tok/s':>9}{'ms':>9}{'ms':>8}{'MB':>9}{'GB/s':>8}",
+        f"{'context':>8}{'tok/s':>9}{'tok/s':>9}{'ms':>9}{'ms':>10}{'MB':>9}{'GB/s':>8}",
     ]
     lines += [_line(row) for row in report["figures"]]
     for row in report["figures"]:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dougong.engine.runner import Result
-from dougong.engine.sampler import Options, draw
+from dougong.engine.runner import Result, options_of
 from dougong.errors import InputError
+from dougong.model.sampling import SamplingParams, sample, sample_many
 from dougong.model.transformer import Transformer
 
 
@@ -55,10 +55,13 @@ class MTPDrafts:
             last = torch.tensor(lengths).cumsum(0) - 1
             streams_TSD = streams_TSD[last]
             logits_RV = self.model.mtp_logits(streams_TSD)[:, : self.num_ids]
-            ids = [
-                _draw(logits_V, request.job.options, len(request.ids) + ahead)
-                for logits_V, request in zip(logits_RV, requests, strict=True)
-            ]
+            params = [options_of(request).sampling for request in requests]
+            positions = [len(request.ids) + ahead for request in requests]
+            drawn = sample_many(logits_RV, params, positions)
+            for row, token in enumerate(drawn):
+                if token is None:
+                    drawn[row] = _guess(logits_RV[row], params[row], positions[row])
+            ids = [token or 0 for token in drawn]
             for guess, token in zip(guesses, ids, strict=True):
                 guess.append(token)
             lengths = [1] * len(results)
@@ -67,6 +70,8 @@ class MTPDrafts:
         return guesses
 
 
-def _draw(logits_V: Tensor, options: object, position: int) -> int:
-    sampling = options.sampling if isinstance(options, Options) else Options().sampling
-    return draw(logits_V, sampling, position)
+def _guess(logits_V: Tensor, sampling: SamplingParams, position: int) -> int:
+    try:
+        return sample(logits_V, sampling, position)
+    except InputError:  # NaN here is no fault of the answer
+        return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from dougong.engine.text import TextStream
 from dougong.errors import InputError
@@ -33,6 +33,23 @@ class Phase(StrEnum):
     ENDED = "ended"
 
 
+class Guide(Protocol):
+    """Which ids may come next in one answer."""
+
+    def allowed(self) -> Any:
+        """A mask over the ids for the sampler; None when all of them may come."""
+
+    def take(self, token: int) -> None:
+        """Told each id as it is drawn."""
+
+
+class Grammar(Protocol):
+    """What an answer is held to; see grammar.py."""
+
+    def guide(self) -> Guide:
+        """A guide for one answer, at its beginning."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What a caller asks of the engine.
@@ -48,7 +65,8 @@ class Job:
     min_tokens: int = 0
     stop_ids: frozenset[int] = frozenset()
     stops: tuple[str, ...] = ()  # strings that end the answer; they are not part of it
-    options: Any = None  # the sampler's: temperature, penalties, grammar ...
+    options: Any = None  # the sampler's: temperature, penalties ...
+    grammar: Grammar | None = None
     priority: int = 0
     tenant: str = ""
     deadline_s: float | None = None
@@ -64,6 +82,8 @@ class Job:
                 f"max_tokens is {self.max_tokens} and min_tokens {self.min_tokens}; expected "
                 "0 <= min_tokens <= max_tokens."
             )
+        if self.grammar is not None and not self.stop_ids:
+            raise InputError("an answer with a grammar ends with a stop id; give stop_ids.")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise InputError(f"deadline_s is {self.deadline_s}; a time above 0 seconds is wanted.")
 
@@ -136,9 +156,11 @@ class Request:
     first_token_s: float | None = None
     cancelled: bool = False
     reply: Reply | None = None
+    guide: Guide | None = None
 
     def __post_init__(self) -> None:
         self.ids = list(self.job.prompt_ids)
+        self.guide = None if self.job.grammar is None else self.job.grammar.guide()
 
     @property
     def prompt_tokens(self) -> int:

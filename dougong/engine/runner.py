@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from dougong.engine.request import Logprob, Request
-from dougong.engine.sampler import Options, adjust, draw, logprob
+from dougong.engine.sampler import DEFAULT_OPTIONS, Options, adjust, draw, logprob
 from dougong.errors import DougongError
+from dougong.model.sampling import SamplingParams, sample_many
 from dougong.model.state import RequestState
 from dougong.model.transformer import Transformer
 
@@ -32,18 +33,6 @@ class Work:
     def draws(self) -> bool:
         """Whether a token comes out: everything the request has so far is computed."""
         return len(self.ids) - self.drafts == self.request.wanted
-
-    @property
-    def likeliest(self) -> bool:
-        """Whether its one token is that of the largest logit, and nothing else is wanted."""
-        job = self.request.job
-        if self.drafts or job.logprobs is not None or job.prompt_logprobs is not None:
-            return False
-        early = job.stop_ids and len(self.request.ids) - len(job.prompt_ids) < job.min_tokens
-        options = job.options
-        if early or not isinstance(options, Options) or not options.plain:
-            return False
-        return options.sampling.temperature == 0 and job.max_tokens > 0
 
     @property
     def scores(self) -> bool:
@@ -94,19 +83,17 @@ class Runner:
         lengths = [len(work.ids) for work in works]
         streams_TSD = self.model(ids_T, lengths, [work.state for work in works])
         rows, spans = self._rows(works)
-        logits_RV, tokens = None, dict[int, int]()
+        logits_RV, ready = None, list[int | None]()
         if rows:
             wanted_RSD = streams_TSD if len(rows) == len(streams_TSD) else streams_TSD[rows]
             logits_RV = self.model.logits(wanted_RSD)[:, : self.num_ids]
-            tokens = _likeliest(works, spans, logits_RV)
+            ready = self._sample(works, spans, logits_RV)
         results, low = [], 0
         for work, (first, last), length in zip(works, spans, lengths, strict=True):
             result = Result(work)
-            if first in tokens and last > first:
-                result.tokens.append(tokens[first])
-            elif last > first:
+            if last > first:
                 assert logits_RV is not None
-                self._read(result, logits_RV[first:last])
+                self._read(result, logits_RV[first:last], ready[first:last])
             kept = length - work.drafts + result.accepted
             if kept < length:
                 work.state.rollback(length - kept)
@@ -129,15 +116,38 @@ class Runner:
             low = high
         return rows, spans
 
-    def _read(self, result: Result, logits_RV: Tensor) -> None:
+    def _sample(
+        self, works: Sequence[Work], spans: Sequence[tuple[int, int]], logits_RV: Tensor
+    ) -> list[int | None]:
+        """Of every row the token drawn from it as it is; None where there is more to it."""
+        rows: list[int] = []
+        params: list[SamplingParams] = []
+        positions: list[int] = []
+        for work, (_, last) in zip(works, spans, strict=True):
+            job, options = work.request.job, options_of(work.request)
+            written = len(work.request.ids) - work.request.prompt_tokens
+            is_plain = options.plain and work.request.guide is None and written >= job.min_tokens
+            if work.draws and is_plain:
+                rows += range(last - 1 - work.drafts, last)
+                params += [options.sampling] * (work.drafts + 1)
+                positions += range(len(work.request.ids), len(work.request.ids) + work.drafts + 1)
+        tokens: list[int | None] = [None] * len(logits_RV)
+        if rows:
+            drawn_RV = logits_RV if len(rows) == len(logits_RV) else logits_RV[rows]
+            drawn = sample_many(drawn_RV, params, positions)
+            for row, token in zip(rows, drawn, strict=True):
+                tokens[row] = token
+        return tokens
+
+    def _read(self, result: Result, logits_RV: Tensor, ready: list[int | None]) -> None:
         """Scores prompt tokens and draws new ones from a work's rows."""
         work, request = result.work, result.work.request
+        drawn = slice(len(logits_RV) - 1 - work.drafts, None)
         try:
             if work.scores:
                 self._score_prompt(result, logits_RV)
-                logits_RV = logits_RV[-1 - work.drafts :]
             if work.draws and request.job.max_tokens > 0:
-                self._draw(result, logits_RV)
+                self._draw(result, logits_RV[drawn], ready[drawn])
         except DougongError as error:  # this request's fault or misfortune; the others go on
             result.error = error
 
@@ -149,20 +159,25 @@ class Runner:
             if at < request.prompt_tokens:
                 result.prompt_logprobs.append(logprob(logits_V, request.ids[at], wanted))
 
-    def _draw(self, result: Result, logits_RV: Tensor) -> None:
+    def _draw(self, result: Result, logits_RV: Tensor, ready: list[int | None]) -> None:
         """Draws the next token and, while drafts equal what is drawn, the ones behind them."""
-        work = result.work
+        work, request = result.work, result.work.request
         guesses = work.ids[len(work.ids) - work.drafts :]
         for row, logits_V in enumerate(logits_RV):
-            token = self._next(work.request, result.tokens, logits_V, result)
+            token = ready[row]
+            if token is None:
+                token = self._next(request, result.tokens, logits_V)
+            if request.guide is not None:
+                request.guide.take(token)
+            if request.job.logprobs is not None:
+                result.logprobs.append(logprob(logits_V, token, request.job.logprobs))
             result.tokens.append(token)
-            if row == work.drafts or guesses[row] != token:
+            if row == work.drafts or guesses[row] != token or token in request.job.stop_ids:
                 return
             result.accepted += 1
 
-    def _next(self, request: Request, before: list[int], logits_V: Tensor, result: Result) -> int:
-        job = request.job
-        options = job.options if isinstance(job.options, Options) else Options()
+    def _next(self, request: Request, before: list[int], logits_V: Tensor) -> int:
+        job, options = request.job, options_of(request)
         written = request.written + before
         early = len(written) < job.min_tokens
         adjusted_V = adjust(
@@ -171,29 +186,12 @@ class Runner:
             job.prompt_ids,
             written,
             forbidden=sorted(job.stop_ids) if early else (),
+            allowed_V=None if request.guide is None else request.guide.allowed(),
         )
-        token = draw(adjusted_V, options.sampling, len(request.ids) + len(before))
-        if job.logprobs is not None:
-            result.logprobs.append(logprob(logits_V, token, job.logprobs))
-        return token
+        return draw(adjusted_V, options.sampling, len(request.ids) + len(before))
 
 
-def _likeliest(
-    works: Sequence[Work], spans: Sequence[tuple[int, int]], logits_RV: Tensor
-) -> dict[int, int]:
-    """Row -> token, for works that only want the likeliest: found together, the lowest of equals.
-
-    Rows that are not finite are left to `draw`, which says so.
-    """
-    rows = [
-        first
-        for work, (first, last) in zip(works, spans, strict=True)
-        if last == first + 1 and work.likeliest
-    ]
-    if not rows:
-        return {}
-    chosen_RV = logits_RV if len(rows) == len(logits_RV) else logits_RV[rows]
-    least_R, most_R = torch.aminmax(chosen_RV, dim=-1)
-    finite = (torch.isfinite(least_R) & torch.isfinite(most_R)).tolist()
-    tokens = torch.argmax(chosen_RV, dim=-1).tolist()
-    return {row: token for row, token, good in zip(rows, tokens, finite, strict=True) if good}
+def options_of(request: Request) -> Options:
+    """How a request's tokens are drawn."""
+    options = request.job.options
+    return options if isinstance(options, Options) else DEFAULT_OPTIONS

@@ -62,6 +62,9 @@ class Options:
         return not any(penalties) and not self.logit_bias
 
 
+DEFAULT_OPTIONS = Options()
+
+
 def adjust(
     logits_V: Tensor,
     options: Options,

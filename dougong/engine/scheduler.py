@@ -120,7 +120,7 @@ class Scheduler:
         for request in self.running + self.waiting:
             if request.cancelled:
                 found.append((request, Finish.CANCELLED))
-            elif request.job.deadline_s is not None and now_s >= request.deadline():
+            elif now_s >= request.deadline():
                 found.append((request, Finish.DEADLINE))
         return found
 
@@ -140,16 +140,18 @@ class Scheduler:
 
         Drafts have to wait while prompts are computed: these make better use of the machine.
         """
-        plan, order = Plan(), sorted(self.running, key=_rank)
-        writers = [request for request in order if request.phase is Phase.DECODE]
-        idle = len(writers) == len(order) and not self.waiting
-        room = self.limits.step_tokens - len(writers) if idle else 0  # for drafts
-        for request in writers:
+        plan = Plan()
+        writers = [r for r in sorted(self.running, key=_rank) if r.phase is Phase.DECODE]
+        alone = len(writers) == len(self.running) and not self.waiting
+        for i, request in enumerate(writers):
             if request.phase is Phase.DECODE:  # not preempted in the meantime
-                room -= self._share(plan, request, 1, max(min(len(request.drafts), room), 0))
+                drafts = len(request.drafts) if alone else 0
+                if drafts:  # those that come after get their token
+                    drafts = min(drafts, max(self._room(plan) - len(writers) + i, 0))
+                self._share(plan, request, 1, drafts)
         self._admit(plan)
-        prompts = [request for request in self.running if request.phase is Phase.PREFILL]
-        self._prefill(plan, sorted(prompts, key=_rank))
+        prompts = [r for r in sorted(self.running, key=_rank) if r.phase is Phase.PREFILL]
+        self._prefill(plan, prompts)
         return plan
 
     def account(self, plan: Plan) -> None:
@@ -184,26 +186,21 @@ class Scheduler:
             plan.admitted.append(request)
             self._hold(request, len(request.ids))  # all of its prompt: who has started can go on
 
-    def _share(self, plan: Plan, request: Request, tokens: int, drafts: int) -> int:
-        """Gives the request its part, if memory can be found, at the least important one's cost.
-
-        Returns how many drafts it got.
-        """
-        if drafts and not self._fits(request, tokens + drafts):
+    def _share(self, plan: Plan, request: Request, tokens: int, drafts: int) -> None:
+        """Gives the request its part, if memory can be found, at the least important one's cost."""
+        if (
+            blocks_for(request.computed + tokens + drafts) - request.blocks
+            > self.memory.available()
+        ):
             drafts = 0  # a guess is worth nobody's memory
-        while not self._fits(request, tokens + drafts):
+        length = request.computed + tokens + drafts
+        while blocks_for(length) - request.blocks > self.memory.available():
             victim = max(self.running, key=_rank)
             self._preempt(plan, victim)
             if victim is request:
-                return 0
-        self._hold(request, request.computed + tokens + drafts)
+                return
+        self._hold(request, length)
         plan.shares.append(Share(request, tokens, drafts))
-        return drafts
-
-    def _fits(self, request: Request, tokens: int) -> bool:
-        """Whether the state of so many more tokens has room."""
-        needed = blocks_for(request.computed + tokens) - request.blocks
-        return needed <= 0 or needed <= self.memory.available()
 
     def _hold(self, request: Request, length: int) -> None:
         """Reserves the blocks that `length` tokens take."""

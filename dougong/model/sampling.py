@@ -10,6 +10,7 @@ that would have been drawn. Adding Gumbel noise and taking the largest draws fro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,6 +88,32 @@ def sample(logits_V: Tensor, params: SamplingParams, position: int) -> int:
     return int(best.min())
 
 
+def sample_many(
+    logits_RV: Tensor, params: Sequence[SamplingParams], positions: Sequence[int]
+) -> list[int | None]:
+    """`sample` of several rows at once: the same tokens, in fewer operations.
+
+    None stands for a row that `sample` has to draw: one with filters, or with NaN or infinity.
+    """
+    finite = torch.isfinite(logits_RV).all(dim=1).tolist()
+    likeliest = torch.argmax(logits_RV, dim=1).tolist()
+    tokens: list[int | None] = [
+        token if is_finite and one.temperature == 0 else None
+        for token, is_finite, one in zip(likeliest, finite, params, strict=True)
+    ]
+    rows = [r for r, one in enumerate(params) if finite[r] and one.temperature and one.keeps_all]
+    if rows:
+        wide_RV = logits_RV[rows].double()
+        heat_R = torch.tensor([params[r].temperature for r in rows], dtype=torch.float64)
+        scaled_RV = (wide_RV - wide_RV.amax(1, keepdim=True)) / heat_R.to(wide_RV.device)[:, None]
+        seeds = [params[r].seed for r in rows]
+        ids_V = torch.arange(logits_RV.shape[1], device=wide_RV.device)
+        noise_RV = gumbel(seeds, [positions[r] for r in rows], ids_V)
+        for r, token in zip(rows, torch.argmax(scaled_RV + noise_RV, dim=1).tolist(), strict=True):
+            tokens[r] = token
+    return tokens
+
+
 def num_kept(sorted_V: Tensor, params: SamplingParams) -> int:
     """How many of the leading tokens survive the filters; at least one.
 
@@ -105,10 +132,13 @@ def num_kept(sorted_V: Tensor, params: SamplingParams) -> int:
     return len(probabilities_V)
 
 
-def gumbel(seed: int, position: int, ids_K: Tensor) -> Tensor:
-    """Standard Gumbel noise for each token id, float64 [K], keyed by (seed, position, id)."""
-    key = _mix(torch.tensor(seed, device=ids_K.device)) ^ position
-    bits_K = _mix(_mix(key) ^ ids_K)
+def gumbel(seed: int | list[int], position: int | list[int], ids_K: Tensor) -> Tensor:
+    """Standard Gumbel noise for each token id, float64, keyed by (seed, position, id).
+
+    [K], or [R, K] for lists of R seeds and positions.
+    """
+    seeds, places = (torch.tensor(key, device=ids_K.device)[..., None] for key in (seed, position))
+    bits_K = _mix(_mix(_mix(seeds) ^ places) ^ ids_K)
     # The top 53 bits, centred between neighbours: never 0 and never 1, so both logarithms exist.
     uniform_K = (_shift_right(bits_K, 11).double() + 0.5) * 2.0**-53
     return -torch.log(-torch.log(uniform_K))

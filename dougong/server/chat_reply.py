@@ -102,7 +102,7 @@ class ChatWriter:
         return parse(
             reply.text,
             thinking=self.question.thinking,
-            tools=bool(self.question.tools),
+            tools=bool(self.question.shown_tools),
             finish_reason=ended(reply),
         )
 

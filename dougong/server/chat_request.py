@@ -164,13 +164,12 @@ def _thinking(given: dict[str, Any], options: dict[str, Any]) -> None:
 
 
 def _tools(given: dict[str, Any], options: dict[str, Any]) -> None:
-    """With tool_choice "none" the model is not shown the tools, as in DeepSeek's API."""
+    """The question checks what is in them."""
     tools, choice = given.pop("tools", []), given.pop("tool_choice", "auto")
     if not isinstance(tools, list):
         raise InputError("tools must be a list of functions.")
-    if choice not in ("auto", "none"):
-        raise InputError(f"tool_choice is {choice!r:.100}; use auto or none.")
-    options["tools"] = tools if choice == "auto" else []
+    options |= {"tools": tools, "tool_choice": choice}
+    options["response_format"] = given.pop("response_format", None)
 
 
 def _tenant(given: dict[str, Any], options: dict[str, Any]) -> None:

@@ -210,6 +210,33 @@ def test_tools_for_evaluation_are_never_declared_in_training(seed: int) -> None:
     assert "You MUST strictly follow the above defined tool name" in prompt
 
 
+@pytest.mark.parametrize("sort", ["any", "several", "names", "strangers"])
+def test_many_names_of_training_cannot_be_known_by_heart(sort: str) -> None:
+    def drawn(held_out: bool) -> list[str]:
+        if sort == "any":
+            return [words.draw_name(rng, held_out=held_out) for _ in range(1000)]
+        if sort == "several":
+            return [n for _ in range(200) for n in words.draw_names(rng, 5, held_out=held_out)]
+        return [recall.draw_word(rng, sort, held_out) for _ in range(1000)]
+
+    rng = random.Random(3)
+    made_up = sum(name not in words.names() for name in drawn(False))
+    # four standard deviations of 1,000 draws are 62; different ones of five repeat real names less
+    assert abs(made_up - 1000 * words.MADE_UP_NAMES) < 70
+    if sort != "any":
+        assert set(drawn(True)) <= EVALUATION_NAMES
+
+
+def test_many_tools_of_training_cannot_be_known_by_heart() -> None:
+    rows = {name for row in words.table("tools")["tool"] for name in row["names"]}
+    drawn = [draw("tools", seed).tools for seed in range(200)]
+    named = [tool["function"]["name"] for tools in drawn for tool in tools]
+    # RENAMED is 0.4; of some 400 names the share has a standard deviation of 0.025
+    assert 0.3 < sum(name not in rows for name in named) / len(named) < 0.5
+    held_out = draw("tools", 1, held_out=True).tools
+    assert all(tool["function"]["name"] in rows for tool in held_out)
+
+
 @given(seed=seeds)
 def test_json_answers_have_the_keys_asked_for(seed: int) -> None:
     task = draw("json", seed, "record by schema")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dougong.errors import InputError
-from dougong.model.sampling import SamplingParams, _mix, gumbel, sample
+from dougong.model.sampling import SamplingParams, _mix, gumbel, sample, sample_many
 
 
 def draws(logits: torch.Tensor, count: int, **options: float) -> torch.Tensor:
@@ -110,3 +110,18 @@ def test_a_value_outside_its_range_is_refused_by_name(options: dict[str, float])
 def test_logits_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(InputError, match="position 7"):
         sample(torch.tensor([0.0, float("nan")]), SamplingParams(), 7)
+
+
+@pytest.mark.parametrize("size", [5, 1000, 4095])
+def test_rows_drawn_together_are_the_tokens_drawn_alone(size: int) -> None:
+    rows = torch.randn(40, size, generator=torch.Generator().manual_seed(size)).round(decimals=1)
+    rows[7, 3] = torch.nan
+    params = [
+        SamplingParams(temperature=(0, 0.01, 1, 3)[i % 4], seed=i // 2, top_k=10 * (i % 9 == 8))
+        for i in range(40)
+    ]
+    together = sample_many(rows, params, range(100, 140))
+    left = [i for i, one in enumerate(params) if i == 7 or (one.temperature and one.top_k)]
+    assert [i for i, token in enumerate(together) if token is None] == left
+    for i, token in enumerate(together):
+        assert token is None or token == sample(rows[i], params[i], 100 + i)

@@ -10,8 +10,9 @@ from dougong.train.data.facts import FACTS
 from dougong.train.data.instructions import INSTRUCTIONS
 from dougong.train.data.recall import RECALL, holds_only
 from dougong.train.data.stories import STORIES
-from dougong.train.data.talk import TALK, TOLD, some_name
+from dougong.train.data.talk import TALK, TOLD
 from dougong.train.data.task import Family, Message, Task
+from dougong.train.data.words import draw_name
 
 JOINED = (TALK, FACTS, ARITHMETIC, STORIES, RECALL, COPYING, INSTRUCTIONS)
 ODDS = (25, 20, 15, 15, 10, 8, 7)
@@ -46,7 +47,7 @@ def several_tasks(rng: random.Random, *, held_out: bool = False) -> Task:
 
 def remembered_name(rng: random.Random, *, held_out: bool = False) -> Task:
     """A name is told first and asked for behind one to three tasks."""
-    name = some_name(rng, held_out)
+    name = draw_name(rng, held_out=held_out)
     opening: tuple[Message, ...] = (
         {"role": "user", "content": rng.choice(TOLD).format(name)},
         {"role": "assistant", "content": f"Nice to meet you, {name}!"},

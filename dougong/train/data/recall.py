@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from dougong.chat.completion import Completion
 from dougong.train.data.task import Check, Family, Generator, Message, Task, ask, reserved
 from dougong.train.data.words import (
+    MADE_UP_NAMES,
     capitalized,
     code,
     made_up_word,
@@ -81,10 +82,10 @@ def _mentions(text: str, phrase: str) -> bool:
 
 def draw_word(rng: random.Random, sort: str, held_out: bool) -> str:
     """A name, a made-up word, a number, or a word of a pool."""
-    if sort == "names":
-        return rng.choice(names(held_out))
-    if sort == "strangers":
-        return rng.choice(strangers(held_out))
+    if sort in ("names", "strangers"):
+        if not held_out and rng.random() < MADE_UP_NAMES:
+            return capitalized(made_up_word(rng))
+        return rng.choice((names if sort == "names" else strangers)(held_out))
     if sort in ("made up", "code"):
         return (code if sort == "code" else made_up_word)(rng, held_out=held_out)
     return rng.choice(pool(sort))

@@ -6,13 +6,10 @@ import random
 
 from dougong.train.data.recall import holds_only
 from dougong.train.data.task import Check, Family, Message, Task, reserved
-from dougong.train.data.words import capitalized, made_up_word, names, table
+from dougong.train.data.words import draw_name, table
 
 TOLD = ("My name is {}.", "I am {}.", "Hi, I am {}.", "Please call me {}.")
 ASKED = ("What is my name?", "Do you know my name?", "Who am I?")
-
-
-MADE_UP = 0.4  # share of names that nobody has
 
 
 def dialogue(turns: list[tuple[str, str]], judge: Check) -> Task:
@@ -47,16 +44,9 @@ def small_talk(rng: random.Random, *, held_out: bool = False) -> Task:
     return dialogue([exchange[:2] for exchange in exchanges], exchanges[-1][2])
 
 
-def some_name(rng: random.Random, held_out: bool) -> str:
-    """A first name, or a made-up one, so that names are copied and not only known."""
-    if rng.random() < MADE_UP:
-        return capitalized(made_up_word(rng, held_out=held_out))
-    return rng.choice(names(held_out))
-
-
 def name_asked_back(rng: random.Random, *, held_out: bool = False) -> Task:
     """The user tells a name and asks for it later."""
-    name = some_name(rng, held_out)
+    name = draw_name(rng, held_out=held_out)
     turns = [(rng.choice(TOLD).format(name), f"Nice to meet you, {name}!")]
     for _ in range(rng.choice((0, 0, 1, 2))):
         turns.append(_exchange(rng, False)[:2])

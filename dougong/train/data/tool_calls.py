@@ -1,7 +1,7 @@
 """Tool calls in V4's DSML: declared by the real prompt encoder, called, and their results told.
 
-Names of tools are drawn from several for each, so that they must be read from the schema, and
-arguments copied from the request. One in ten names is kept for evaluation.
+Names of tools are drawn from several for each, many with a made-up word, so that they must be read
+from the schema, and arguments copied from the request. One in ten names is kept for evaluation.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from dougong.chat.completion import Completion
 from dougong.train.data.facts import FACTS
 from dougong.train.data.recall import holds_only
 from dougong.train.data.talk import TALK
-from dougong.train.data.task import Check, Family, Message, Task, part_of
-from dougong.train.data.words import made_up_word, names, pool, table
+from dougong.train.data.task import Check, Family, Message, Task, part_of, reserved
+from dougong.train.data.words import draw_names, made_up_word, pool, table
 
+RENAMED = 0.4  # share of tools in training with a name of their own
 THINKS = 0.35  # share of calls that are thought about first
 Arguments = dict[str, Any]
 
@@ -63,14 +64,26 @@ def _named(held_out: bool) -> list[Tool]:
 def draw_tools(rng: random.Random, count: int, *, held_out: bool = False) -> list[Tool]:
     """The tool to be called and `count - 1` others, each of another sort.
 
-    In the evaluation the first has a name that training never shows.
+    In the evaluation the first has a name that training never shows; in training many have one that
+    nobody can know by heart.
     """
     chosen = [rng.choice(_named(held_out))]
     while len(chosen) < count:
         other = rng.choice(_named(False))
         if all(other.row is not tool.row for tool in chosen):
             chosen.append(other)
-    return chosen
+    return chosen if held_out else [_renamed(rng, tool) for tool in chosen]
+
+
+def _renamed(rng: random.Random, tool: Tool) -> Tool:
+    """The tool, often with a made-up word in its name: `kavo_get_time`, `get_time_kavo`."""
+    if rng.random() > RENAMED:
+        return tool
+    while True:
+        parts = [tool.name, made_up_word(rng)]
+        name = "_".join(rng.sample(parts, 2))
+        if not reserved("tool", name):
+            return Tool(name, tool.row)
 
 
 def draw_arguments(rng: random.Random, tool: Tool, *, held_out: bool = False) -> Arguments:
@@ -85,7 +98,7 @@ def _value(rng: random.Random, source: str, held_out: bool) -> Any:
     if source == "switch":
         return rng.random() < 0.5
     if source == "names":
-        return rng.choice(names(held_out))
+        return draw_names(rng, 1, held_out=held_out)[0]
     values = table("tools")["values"]
     return rng.choice(values[source]) if source in values else rng.choice(pool(source))
 

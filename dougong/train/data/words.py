@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from dougong.train.data.task import part_of, reserved
 
 VOWELS = "aeiou"
+MADE_UP_NAMES = 0.4  # share of names that nobody has
 CARDINALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 _ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "st", "tr")
@@ -51,11 +52,6 @@ def strangers(held_out: bool = False) -> tuple[str, ...]:
     return tuple(name for name in names(held_out) if name not in stories["boys"] + stories["girls"])
 
 
-def draw_names(rng: random.Random, count: int, *, held_out: bool = False) -> list[str]:
-    """Different first names."""
-    return rng.sample(names(held_out), count)
-
-
 def made_up_word(rng: random.Random, *, held_out: bool = False) -> str:
     """Two or three syllables that mean nothing: `kavo`, `stirum`."""
     while True:
@@ -66,6 +62,24 @@ def made_up_word(rng: random.Random, *, held_out: bool = False) -> str:
         word = "".join(syllables)
         if reserved("word", word) == held_out:
             return word
+
+
+def draw_name(rng: random.Random, *, held_out: bool = False) -> str:
+    """A first name, or one that nobody has.
+
+    Every first name that training shows becomes a token of its own; those for evaluation come in
+    pieces, and so do made-up ones, which must be read where they stand.
+    """
+    if rng.random() < MADE_UP_NAMES:
+        return capitalized(made_up_word(rng, held_out=held_out))
+    return rng.choice(names(held_out))
+
+
+def draw_names(rng: random.Random, count: int, *, held_out: bool = False) -> list[str]:
+    """Different names, for evaluation first names only."""
+    if held_out:
+        return rng.sample(names(held_out), count)
+    return different(draw_name, rng, count)
 
 
 def code(rng: random.Random, *, held_out: bool = False) -> str:
