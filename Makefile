@@ -9,7 +9,7 @@ PIP    := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev run test lint types format docs bench native-check clean
+.PHONY: help venv dev run test lint types format docs bench native-check sanitize clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -61,10 +61,13 @@ bench: dev ## Measure this machine; results land in bench/results
 	$(BIN)/dougong bench formats --record
 
 NATIVE := dougong/kernels/native
-native-check: dev ## Kernels: aarch64 compiles, sanitizers stay silent
+native-check: ## The kernels compile for aarch64
 	for file in dispatch tables path_portable; do aarch64-linux-gnu-g++ -std=c++17 -O2 \
 	  -ffp-contract=off -fopenmp -Wall -Wextra -Wno-psabi -c $(NATIVE)/$$file.cpp -o /dev/null || exit 1; done
-	$(BIN)/python tools/sanitize_native.py
+
+sanitize: dev ## The kernels' tests without a bad address, undefined behaviour or a race
+	$(BIN)/python tools/sanitize_native.py memory
+	$(BIN)/python tools/sanitize_native.py threads
 
 clean: ## Remove the environment and every cache
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dougong.chat.messages import read_tools
 from dougong.engine.grammar import GrammarSpec
 from dougong.errors import InputError
 
@@ -65,7 +66,7 @@ def _choice(given: str | Mapping[str, Any], tools: Tools) -> str | None:
     """ "auto" with a strict tool, "required", or a tool's name; None: the model is free."""
     if given == "none":
         return None
-    names = [_name(tool) for tool in tools]
+    names = [str(function["name"]) for function in read_tools(tools, "tools")]
     if given == "auto":
         return "auto" if any(tool["function"].get("strict") for tool in tools) else None
     if given == "required" and names:
@@ -78,12 +79,6 @@ def _choice(given: str | Mapping[str, Any], tools: Tools) -> str | None:
         f"tool_choice is {given!r:.100}; use auto, none, required or one of the tools: "
         f"{', '.join(names) or 'there are none'}."
     )
-
-
-def _name(tool: Mapping[str, Any]) -> str:
-    function = tool.get("function") if isinstance(tool, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else None
-    return name if isinstance(name, str) else ""  # the prompt's encoder says what is wrong
 
 
 def _plain(tool: Mapping[str, Any]) -> dict[str, Any]:

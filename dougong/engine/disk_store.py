@@ -156,10 +156,14 @@ class DiskStore:
             self._make_room(size)
             _write_whole(path, body + self._checksum(body))
         except OSError as problem:
-            self._stop_writing(problem)
+            self.stop_writing(problem)
             return False
         self._sql(f"INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, {_LATEST})", [row])
         return True
+
+    def stop_writing(self, problem: Exception) -> None:
+        """A full or read-only disk ends writing, not serving."""
+        self.problem = f"{self.folder}: {problem}; nothing more is written"
 
     @property
     def num_bytes(self) -> int:
@@ -201,10 +205,6 @@ class DiskStore:
             self._forget(Kind(kind), key)
             excess -= num_bytes
 
-    def _stop_writing(self, problem: Exception) -> None:
-        """A full or read-only disk ends writing, not serving."""
-        self.problem = f"{self.folder}: {problem}; nothing more is written"
-
     # -- the index -----------------------------------------------------------------------------
 
     def _open_index(self) -> sqlite3.Connection:
@@ -212,7 +212,7 @@ class DiskStore:
         try:
             return self._connect(path)
         except sqlite3.OperationalError as problem:  # read-only: the files can still be read
-            self._stop_writing(problem)
+            self.stop_writing(problem)
             return self._connect(":memory:")
         except sqlite3.DatabaseError:
             path.unlink(missing_ok=True)
@@ -243,7 +243,7 @@ class DiskStore:
                 for row in rows:
                     results.extend(self._index.execute(command, row).fetchall())
         except sqlite3.Error as problem:
-            self._stop_writing(problem)
+            self.stop_writing(problem)
         return results
 
     def _forget(self, kind: Kind, key: bytes) -> None:

@@ -75,7 +75,11 @@ def compile_grammar(compiler: xgrammar.GrammarCompiler, kind: str, text: str) ->
         return compiler.compile_grammar(text)
     asked = json.loads(text)  # kind is "tools"
     tag = xgrammar.get_model_structural_tag(
-        "deepseek_v4", tools=asked["tools"], tool_choice=asked["choice"], reasoning=False
+        "deepseek_v4",
+        tools=asked["tools"],
+        tool_choice=asked["choice"],
+        reasoning=False,
+        max_whitespace_cnt=1,  # V4's markup has one newline where it has any
     )
     return compiler.compile_structural_tag(tag)
 

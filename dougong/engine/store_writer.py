@@ -34,6 +34,9 @@ class StoreWriter:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            self._store.write(*item)
+            try:
+                self._store.write(*item)
+            except Exception as problem:  # whatever it is, nobody may wait for this thread in vain
+                self._store.stop_writing(problem)
             self._queue.task_done()
         self._queue.task_done()

@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.attention", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/attention"))
     parser.add_argument("--kind", choices=list(KINDS), action="append", help="default: all")
-    parser.add_argument("--tokens", type=int, default=2_000_000, help="of each kind's training")
+    parser.add_argument("--tokens", type=int, default=1_400_000, help="of each kind's training")
     parser.add_argument("--record", action="store_true", help="keep what the folder holds")
     parser.add_argument("--time", action="store_true", help="time decoding and keep that")
     words = parser.parse_args()

@@ -22,10 +22,10 @@ from experiments.attention.kinds import LatentState, LatentTransformer
 from experiments.attention.stream import FILLER, Document, document, haystack
 
 LONGEST = 8192
-DOCUMENTS = 16  # of LONGEST tokens
+DOCUMENTS = 12  # of LONGEST tokens
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
-FACTS = (1, 4, 16)
-QUESTIONS = 32  # at each length, for each number of facts
+COUNTS = (1, 4, 16)  # of facts in a haystack
+QUESTIONS = 24  # at each length, for each number of facts; of two documents at least
 CONTEXTS = (1024, 8192, 32768)  # at which decoding is timed
 DECODE_STEPS = 40
 CACHE_BYTES = 2  # of a cached value: BF16, as the release keeps it
@@ -77,11 +77,11 @@ def _octaves(found: dict[int, list[tuple[str, float, float]]]) -> list[dict[str,
 def haystacks(model: Transformer) -> list[dict[str, Any]]:
     """Share of right answers by number of facts in the text and its length."""
     cells = []
-    for facts in FACTS:
+    for facts in COUNTS:
         for length in LENGTHS:
             made = [
                 haystack(random.Random(f"attention/haystack/{facts}/{length}/{i}"), length, facts)
-                for i in range(max(QUESTIONS // facts, 1))
+                for i in range(max(QUESTIONS // facts, 2))
             ]
             right, asked = _right(model, made)
             cells.append({"facts": facts, "length": length, "right": right, "asked": asked})

@@ -7,7 +7,7 @@ from typing import Any
 
 from dougong.plan.records import Record, make_record
 from experiments.attention.kinds import KINDS, build
-from experiments.attention.measuring import FACTS, LENGTHS, cache_bytes_per_token
+from experiments.attention.measuring import COUNTS, LENGTHS, cache_bytes_per_token
 from experiments.attention.stream import filler_nats
 
 COLORS = ("#8a8a8a", "#d08c2a", "#b03a2e", "#0b6e6e", "#5aa5a5", "#6a5acd", "#a0522d")
@@ -77,7 +77,7 @@ def decode_records(measured: Measured) -> list[Record]:
 
 def panels(measured: Measured) -> dict[str, dict[str, Line]]:
     """The page's plots, in order: title -> kind -> the line."""
-    top = FACTS[-1]
+    top = COUNTS[-1]
     makers = {
         "Loss while learning, by tokens read (nats, weighted)": lambda one: (
             [tokens for tokens, _ in one["learning"]],

@@ -1,16 +1,16 @@
-"""An artificial language in which looking back pays: filler with facts that come again.
+"""An artificial language in which looking back pays: filler, facts, and questions about them.
 
-Filler is a fixed chain: each token has four successors. In between stand facts, a key and its
-value; a document draws its own value for each key, so a key that comes again can be completed only
-by finding it in the context. Keys are random and what follows a new key cannot be known: neither
-counts in the loss. How far back a key was last seen is spread evenly over all powers of two.
+Filler is a fixed chain: each token has four successors. In between, facts are told and asked for. A
+document draws its own value for each key. One token tells a fact, key and value; a question is
+the key's own token, and its value follows. What was told can be answered only by finding it in the
+context, and one look back is enough. A fact is asked for once, then it can be told again. How far
+back the facts lie that are asked for is spread over all powers of two, as far as any lies there.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,18 +18,20 @@ from dougong.train.data.encode import Encoded
 
 BOS = 0
 FILLER = range(16, 272)
-KEYS = range(272, 400)
-VALUES = range(400, 464)
+NUM_KEYS, NUM_VALUES = 24, 8
+FACTS = range(272, 272 + NUM_KEYS * NUM_VALUES)  # FACTS[key * NUM_VALUES + value]
+KEYS = range(464, 464 + NUM_KEYS)
+VALUES = range(488, 488 + NUM_VALUES)
 SUCCESSOR_ODDS = (0.5, 0.25, 0.15, 0.1)
-FILLER_WEIGHT = 0.1  # of filler in the loss; values that can be looked up count 1
-NEW_KEY = 0.3  # share of facts with a key not seen before, while there are any
-DENSITY = (0.05, 0.5)  # facts per step: a document's own, drawn evenly in its logarithm
-SHORTEST_LAG = 4
+FILLER_WEIGHT = 0.1  # of filler in the loss; answers count 1, what cannot be known 0
+TELL = 0.5  # share of telling among steps that tell or ask, while both can be done
+DENSITY = (0.05, 0.5)  # of such steps: a document's own, drawn evenly in its logarithm
+SHORTEST_LAG = 2
 
 
 @dataclass(frozen=True)
 class Document:
-    """Token ids; `lags`: for a token that is a value known from before, the tokens since then."""
+    """Token ids; `lags`: for a token that answers, the tokens since its fact was told."""
 
     ids: list[int]
     lags: dict[int, int]
@@ -54,63 +56,65 @@ def filler_nats() -> float:
     return -sum(p * math.log(p) for p in SUCCESSOR_ODDS)
 
 
+class Writer:
+    """A document while it is written: `told` has where each fact lies that was not asked for."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.ids, self.lags = [BOS], dict[int, int]()
+        self.values = [rng.randrange(NUM_VALUES) for _ in range(NUM_KEYS)]
+        self.told: dict[int, int] = {}
+        self.token = rng.choice(FILLER)
+
+    def filler(self) -> None:
+        """The chain's next token."""
+        self.token = self.rng.choices(successors()[self.token], SUCCESSOR_ODDS)[0]
+        self.ids.append(self.token)
+
+    def tell(self, key: int) -> None:
+        """Tells a key's value: one token."""
+        self.told[key] = len(self.ids)
+        self.ids.append(FACTS[key * NUM_VALUES + self.values[key]])
+
+    def ask(self, key: int) -> None:
+        """Asks for a key that was told, and answers: two tokens."""
+        self.lags[len(self.ids) + 1] = len(self.ids) + 1 - self.told.pop(key)
+        self.ids += [KEYS[key], VALUES[self.values[key]]]
+
+    def key_to_ask(self) -> int:
+        """The key that was told nearest to a distance drawn evenly in its logarithm."""
+        now = len(self.ids) + 1
+        longest = max(now - min(self.told.values()), SHORTEST_LAG)
+        lag = math.exp(self.rng.uniform(math.log(SHORTEST_LAG), math.log(longest)))
+        return min(self.told, key=lambda key: abs(math.log((now - self.told[key]) / lag)))
+
+
 def document(rng: random.Random, length: int) -> Document:
     """A document of `length` tokens, BOS included."""
     low, high = map(math.log, DENSITY)
     density = math.exp(rng.uniform(low, high))
-    ids, lags = [BOS], {}
-    facts: dict[int, int] = {}
-    seen: list[tuple[int, int]] = []  # (where, key) of each key's last occurrence, in order
-    token = rng.choice(FILLER)
-    while len(ids) < length:
-        if rng.random() < density and len(ids) + 2 <= length:
-            key = _draw_key(rng, facts, seen, len(ids))
-            value = facts.setdefault(key, rng.choice(VALUES))
-            before = next((place for place in seen if place[1] == key), None)
-            if before is not None:
-                seen.remove(before)
-                lags[len(ids) + 1] = len(ids) - before[0]
-            seen.append((len(ids), key))
-            ids += [key, value]
+    writer = Writer(rng)
+    while len(writer.ids) < length:
+        if rng.random() >= density or len(writer.ids) + 2 > length:
+            writer.filler()
+        elif not writer.told or (len(writer.told) < NUM_KEYS and rng.random() < TELL):
+            writer.tell(rng.choice([key for key in range(NUM_KEYS) if key not in writer.told]))
         else:
-            token = rng.choices(successors()[token], SUCCESSOR_ODDS)[0]
-            ids.append(token)
-    return Document(ids, lags)
-
-
-def _draw_key(
-    rng: random.Random, facts: dict[int, int], seen: list[tuple[int, int]], now: int
-) -> int:
-    """A new key, or the known one whose last occurrence is nearest to a drawn distance."""
-    if not facts or (len(facts) < len(KEYS) and rng.random() < NEW_KEY):
-        return rng.choice([key for key in KEYS if key not in facts])
-    lag = math.exp(rng.uniform(math.log(SHORTEST_LAG), math.log(max(now, SHORTEST_LAG + 1))))
-    at = bisect_left(seen, (now - lag, 0))
-    return min(seen[max(at - 1, 0) : at + 1], key=lambda place: abs(now - place[0] - lag))[1]
+            writer.ask(writer.key_to_ask())
+    return Document(writer.ids, writer.lags)
 
 
 def haystack(rng: random.Random, length: int, num_facts: int) -> Document:
-    """Filler with `num_facts` facts anywhere in it, then each key once more with its value.
-
-    The repeated ones, at the end, are the questions; `lags` has them alone.
-    """
-    keys = rng.sample(KEYS, num_facts)
-    facts = {key: rng.choice(VALUES) for key in keys}
-    body = length - 1 - 4 * num_facts
-    gaps = sorted(rng.randrange(body + 1) for _ in keys)
-    ids, places = [BOS], {}
-    token = rng.choice(FILLER)
-    waiting = list(zip(gaps, keys, strict=True))
-    for at in range(body + 1):
-        while waiting and waiting[0][0] == at:
-            key = waiting.pop(0)[1]
-            places[key] = len(ids)
-            ids += [key, facts[key]]
-        if at < body:
-            token = rng.choices(successors()[token], SUCCESSOR_ODDS)[0]
-            ids.append(token)
-    lags = {}
+    """Filler with `num_facts` facts anywhere in it, each of which is asked for at the end."""
+    keys = rng.sample(range(NUM_KEYS), num_facts)
+    writer = Writer(rng)
+    rest = length - 1 - 2 * num_facts  # tokens before the questions
+    facts = dict(zip(sorted(rng.sample(range(rest), num_facts)), keys, strict=True))
+    for at in range(rest):
+        if at in facts:
+            writer.tell(facts[at])
+        else:
+            writer.filler()
     for key in rng.sample(keys, num_facts):
-        lags[len(ids) + 1] = len(ids) - places[key]
-        ids += [key, facts[key]]
-    return Document(ids, lags)
+        writer.ask(key)
+    return Document(writer.ids, writer.lags)

@@ -33,10 +33,9 @@ from experiments.attention.stream import document, haystack
 from experiments.attention.teaching import latent_alignment_loss, observed, set_dense
 
 BATCH_TOKENS = 2048
-LENGTHS = ((32, 128), (128, 2048))  # of documents, in the first and the second part: without
-# the short ones MLA learns nothing of looking back from these few tokens (README.md)
-SECOND_PART = 0.5  # share of the tokens after which it begins
-SPARSE_PART = 0.7  # and indexers select; before it, they learn beside dense attention
+LENGTHS = ((32, 128), (128, 2048))  # of documents, in the first and the second part
+SECOND_PART = 0.3  # share of the tokens after which it begins
+SPARSE_PART = 0.65  # and indexers select; before it, they learn beside dense attention
 HAYSTACKS = 0.2  # share of documents with few facts, asked for at the end
 SAVE_EVERY = 100  # steps
 CURVE_STEPS = 25  # over which the curve of the loss is averaged

@@ -1,17 +1,24 @@
-"""Backend cpu under several Python threads and in a forked child."""
+"""Backend cpu under several Python threads, and in children that were forked or spawned."""
 
 from __future__ import annotations
 
-import os
+import multiprocessing
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.tiny import write_tiny_checkpoint
 from torch import Tensor
 
+from dougong.conform.case import Case, Results
+from dougong.conform.draw import Draw
+from dougong.conform.operator_cases import MAKERS
 from dougong.kernels.cpu.products import linear
+from dougong.kernels.registry import operators
 from dougong.model.loading import load_model
 from dougong.model.transformer import Transformer
 
@@ -39,6 +46,57 @@ def test_several_python_threads_get_the_bits_of_one(folder: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_operators_keep_their_bits_in_several_python_threads() -> None:
+    """Each caller has OpenMP threads of its own; no scratch memory may be shared."""
+    cases: list[Case] = [make(Draw(3), 60) for makers in MAKERS.values() for make in makers]
+    ops = operators("cpu", fallback=False)
+
+    def run(case: Case) -> Results:
+        with torch.inference_mode():
+            return case.run(ops)
+
+    alone = [run(case) for case in cases]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(run, cases * 3))
+    for case, got, want in zip(cases * 3, together, alone * 3, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(got, want, strict=True)), case.about
+
+
+def product_and_decode(folder: Path) -> list[np.ndarray]:
+    """A product large enough for several threads, and what the whole model says."""
+    draw = Draw(0)
+    product = linear(draw.noise(64, 512), draw.noise(512, 512))
+    model = load_model(folder, backend="cpu", fallback=False)
+    return [product.numpy(), decode(model, 0).numpy()]
+
+
+def compare_in_child(folder: Path, want: list[np.ndarray]) -> None:
+    """Ends the child with status 0 if it computes the parent's bits."""
+    torch.set_num_threads(2)
+    sys.exit(0 if all(map(np.array_equal, product_and_decode(folder), want)) else 1)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_child_process_computes_the_same_bits(folder: Path, start: str) -> None:
+    want = product_and_decode(folder)  # starts the threads that a forked child will not have
+    child = multiprocessing.get_context(start).Process(
+        target=compare_in_child, args=(folder, want), daemon=True
+    )
+    child.start()
+    child.join(120)  # a hang is a failure
+    assert child.exitcode == 0
+
+
 def test_snapshots_and_rollbacks_survive_recorded_steps(folder: Path) -> None:
     model = load_model(folder, backend="cpu", fallback=False)
     ids = torch.arange(150) * 7 % 512
@@ -55,15 +113,3 @@ def test_snapshots_and_rollbacks_survive_recorded_steps(folder: Path) -> None:
             state.rollback(10)
         state.restore(snapshot)
         assert torch.equal(model(ids[140:141], [1], [state]), whole[140:141])
-
-
-def test_a_forked_child_computes_the_same() -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    x, w = torch.randn(64, 512), torch.randn(512, 512)
-    want = linear(x, w)  # starts the pool that the child will not have
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if torch.equal(linear(x, w), want) else 1)
-    torch.set_num_threads(threads)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

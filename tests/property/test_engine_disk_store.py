@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from dougong.engine import disk_store
 from dougong.engine.disk_store import HEADER, KEY_BYTES, DiskStore, Kind, Place
 from dougong.engine.scheduler import BLOCK_TOKENS
+from dougong.engine.store_writer import MOST_PENDING, StoreWriter
 from dougong.errors import InputError
 
 MODEL = bytes(range(32))
@@ -221,3 +222,20 @@ def test_two_killed_writers_leave_only_whole_files(tmp_path: Path) -> None:
                 assert store.read(Kind.BLOCK, place, PAYLOAD) == payload(place)
                 seen += 1
     assert seen > 0
+
+
+def test_a_writer_that_meets_the_unforeseen_keeps_nobody_waiting(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(kind: Kind, place: Place, data: bytes) -> bool:
+        raise ValueError("nobody thought of this")
+
+    writer = StoreWriter(store)
+    (place,) = store.places("", ids_of(1, 1))
+    monkeypatch.setattr(store, "write", fail)
+    for _ in range(2 * MOST_PENDING):
+        writer.put(Kind.BLOCK, place, b"")
+    writer.flush()
+    writer.close()
+    assert store.problem is not None
+    assert "nobody thought of this" in store.problem

@@ -32,7 +32,7 @@ def test_every_family_and_package_of_a_preset_is_named(preset: str, tmp_path: Pa
         assert f"Notice of {name}." in section
 
 
-@pytest.mark.parametrize("preset", ["nano", "nano-more", "mini"])
+@pytest.mark.parametrize("preset", ["nano", "mini"])
 def test_mixes_of_presets_add_up(preset: str) -> None:
     for phase in load_run_config(preset).phases:
         assert sum(phase.mix.values()) == pytest.approx(1.0)
