@@ -82,7 +82,8 @@ class Engine:
             )
         if not isinstance(model.transformer, Transformer):
             raise InputError("the engine runs V4 models; use dougong.load for a V3 model.")
-        self.model, self.memory_tokens = model, memory_tokens
+        self.model, self.transformer = model, model.transformer
+        self.memory_tokens = memory_tokens
         self._grammars = Grammars(model.tokenizer)
         self.jobs = JobEngine(
             model.transformer,

@@ -53,7 +53,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 TORCH_FREE = {"errors", "strict_json", "config", "formats", "machine", "plan", "chat"}
 HEAVY = {"torch", "numpy", "matplotlib", "transformers", "tokenizers", "safetensors"}
 # Packages that may be missing or are slow to import and rarely needed: a function may import them.
-OPTIONAL = {"huggingface_hub", "matplotlib", "rich", "triton", "torch_npu", "xgrammar"}
+OPTIONAL = {
+    "huggingface_hub", "matplotlib", "rich", "triton", "torch_npu", "xgrammar", "transformers",
+}  # fmt: skip
 # Code from data: none of these, anywhere in the package.
 FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}

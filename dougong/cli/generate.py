@@ -115,11 +115,10 @@ def run_batch(
     from dougong.server.batch import BatchRun
 
     name = options.served_name(how["model"])
-    settings = json.dumps([name, how["backend"], how["dtype"], how["rounding"], profile])
     progress, start_s = options.Progress("answering", "requests"), time.monotonic()
     try:
         with Engine(model, memory_tokens=memory_tokens) as engine:
-            run = BatchRun(engine, name, batch, out, settings=settings, profile=profile)
+            run = BatchRun(engine, name, batch, out, profile=profile)
             totals = run.run(progress.update)
     finally:
         progress.close()

@@ -51,7 +51,7 @@ def command(
       dougong serve --model path/to/checkpoint --port 8080 --api-key-file key.txt
 
     \b
-    JSON (once it listens): model, backend, dtype, rounding, name, url
+    JSON: once it listens, model, backend, dtype, rounding, name, url
     """
     key = read_key(host, api_key_file)
     try:

@@ -2,8 +2,9 @@
 
 A random machine lets requests arrive, share beginnings, be cut into chunks, be batched, cancelled,
 late, preempted, evicted, drafted for, and go on in an engine that was started anew over the same
-disk. Every token, log-probability, text and finish reason is compared with the oracle's. Free
-blocks are poisoned, and after each engine's end none may be missing.
+disk, perhaps after a crash, beside another engine, or with files damaged in between. Every token,
+log-probability, text and finish reason is compared with the oracle's. Free blocks are poisoned,
+after each engine's end none may be missing, and who was never here may find nothing.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from dougong.chat.tokenizer import Tokenizer
-from dougong.conform.engine_jobs import LONGEST, Jobs
+from dougong.conform.engine_damage import damage
+from dougong.conform.engine_jobs import Jobs
 from dougong.conform.engine_oracle import Answer, Oracle
 from dougong.engine.core import Core
 from dougong.engine.disk_store import KEY_BYTES, DiskStore
@@ -33,8 +36,9 @@ from dougong.model.transformer import Transformer
 BACKENDS_HERE = ("cpu",)  # those that keep equal bits
 EVENTS = (
     "shared steps", "prompts beside answers", "chunks", "preemptions", "evictions",
-    "memory hits", "disk hits", "replays", "restarts", "cancellations", "deadlines", "stops",
-    "scored prompts", "drafts accepted", "drafts rejected",
+    "memory hits", "disk hits", "replays", "restarts", "crashes", "engines side by side",
+    "damaged files", "cancellations", "deadlines", "stops", "grammars", "scored prompts",
+    "strangers", "drafts accepted", "drafts rejected", "MTP drafts accepted",
 )  # fmt: skip
 SHOWN_FAILURES = 3
 DISK_BYTES = 64 * 2**20
@@ -90,11 +94,6 @@ def verify(
         raise BackendError(
             f"backend '{backend}' promises no equal bits: choose {' or '.join(BACKENDS_HERE)}."
         )
-    if model.config.max_position_embeddings < LONGEST:
-        raise InputError(
-            f"the model's context of {model.config.max_position_embeddings} tokens is too short: "
-            f"verifying takes requests of up to {LONGEST}."
-        )
     start_s = time.monotonic()
 
     def go_on() -> bool:
@@ -119,49 +118,69 @@ class Machine:
     def __init__(self, model: Transformer, tokenizer: Tokenizer, folder: Path, seed: int) -> None:
         self.model, self.tokenizer, self.folder, self.seed = model, tokenizer, folder, seed
         self.rng = Random(seed)
-        self.oracle, self.jobs = Oracle(model, tokenizer), Jobs(self.rng, tokenizer)
-        self.verdict = Verdict()
-        self._drafts = [  # even where it does not pay: what pays would hang on the time of day
+        self.oracle, self.verdict = Oracle(model, tokenizer), Verdict()
+        self.jobs = Jobs(self.rng, tokenizer, model.config.num_hidden_layers)
+        if model.config.max_position_embeddings < self.jobs.longest:
+            raise InputError(
+                f"the model's context of {model.config.max_position_embeddings} tokens is too "
+                f"short: verifying takes requests of up to {self.jobs.longest}."
+            )
+        mtp = 2 if len(model.mtp) else 0
+        drafts = [  # even where it does not pay: what pays would hang on the time of day
             DraftSettings(),
             DraftSettings(lookup=MOST_DRAFTS, always=True),
-            DraftSettings(lookup=3, mtp=2 if len(model.mtp) else 0, always=True),
+            DraftSettings(mtp=mtp, always=True),
+            DraftSettings(lookup=3, mtp=mtp, always=True),
         ]
+        # in turn, so that a short run has seen each; 4, 3 and 5: so that a long one has all pairs
+        self._drafts, self._windows = cycle(drafts), cycle(WINDOWS)
+        self._by_force = cycle([False, False, True, False, True])
         self._now_s = 0.0
         self._again: list[Job] = []  # cut off by a restart, to be asked once more
-        self._open: list[Request] = []
+        self._open: dict[Core, list[Request]] = {}  # of each engine that is running
+        self._tenants: set[str] = set()
+        self._strangers: set[Request] = set()  # the first of their tenants
 
     def life(self, go_on: Callable[[], bool]) -> None:
-        """One engine: its start, some steps (fewer if `go_on` says so), its end."""
-        rng = self.rng
-        store = DiskStore(self.folder, bytes(KEY_BYTES), DISK_BYTES)
-        states = States(
-            self.model,
-            rng.randint(blocks_for(LONGEST) + 1, 24),
-            resume_bytes=rng.choice([0, 2**20, 2**26]),
-            windows=rng.choice(WINDOWS),
-            store=store,
-            poison=True,
-        )
-        core = Core(
-            self.model,
-            states,
-            self._limits(),
-            tokenizer=self.tokenizer,
-            drafts=rng.choice(self._drafts),
-            clock=lambda: self._now_s,
-        )
-        for _ in range(rng.randint(40, 200)):
+        """An engine or two: their start, some steps (fewer if `go_on` says so), their end."""
+        rng, coverage = self.rng, self.verdict.coverage
+        if rng.random() < 0.5:
+            coverage["damaged files"] += damage(self.folder, rng)
+        self._open = {self._start(): [] for _ in range(rng.choice([1, 1, 2]))}
+        cores = list(self._open)
+        coverage["engines side by side"] += len(cores) > 1
+        for _ in range(rng.randint(30, 120)):
+            core = rng.choice(cores)
             self._event(core)
             self._now_s += 1
             self._watch(core)
             core.step()
-            self._judge_ended()
-            states.flush()  # so that the disk's answers do not hang on its speed
+            self._judge_ended(core)
+            core.states.flush()  # so that the disk's answers do not hang on its speed
             if not go_on():
                 break
-        self._end(core)
-        states.close()
-        store.close()
+        for core in cores:
+            self._end(core, by_force=next(self._by_force))
+
+    def _start(self) -> Core:
+        """An engine over the machine's disk."""
+        rng, least = self.rng, blocks_for(self.jobs.longest)
+        states = States(
+            self.model,
+            rng.randint(least + 1, least + 15),
+            resume_bytes=rng.choice([0, 2**20, 2**26]),
+            windows=next(self._windows),
+            store=DiskStore(self.folder, bytes(KEY_BYTES), DISK_BYTES),
+            poison=True,
+        )
+        return Core(
+            self.model,
+            states,
+            self._limits(),
+            tokenizer=self.tokenizer,
+            drafts=next(self._drafts),
+            clock=lambda: self._now_s,
+        )
 
     def _limits(self) -> Limits:
         return Limits(step_tokens=self.rng.choice([7, 33, 128, 500, 2000]), running=6)
@@ -172,14 +191,20 @@ class Machine:
         """Something from outside."""
         rng, dice = self.rng, self.rng.random()
         if (dice < 0.35 or core.idle) and len(core.scheduler.waiting) < 5:
-            job = self._again.pop() if self._again else self.jobs.draw()
-            self._open.append(core.submit(job))
-        elif dice < 0.37 and self._open:
-            rng.choice(self._open).cancelled = True
+            self._submit(core, self._again.pop() if self._again else self.jobs.draw())
+        elif dice < 0.37 and self._open[core]:
+            rng.choice(self._open[core]).cancelled = True
         elif dice < 0.41:
             core.scheduler.limits = self._limits()
         elif dice < 0.45:
             core.states.cache.evict(rng.randint(1, 24))
+
+    def _submit(self, core: Core, job: Job) -> None:
+        request = core.submit(job)
+        self._open[core].append(request)
+        if job.tenant not in self._tenants:
+            self._tenants.add(job.tenant)
+            self._strangers.add(request)
 
     def _watch(self, core: Core) -> None:
         """Notes what the coming step does to several requests at once."""
@@ -190,28 +215,32 @@ class Machine:
         coverage["shared steps"] += len(running) > 1
         coverage["prompts beside answers"] += phases == {Phase.PREFILL, Phase.DECODE}
 
-    def _end(self, core: Core) -> None:
+    def _end(self, core: Core, *, by_force: bool) -> None:
         """The engine stops in the middle of whatever it is doing; nothing may be left of it."""
-        verdict, states = self.verdict, core.states
-        cut_off = list(self._open)
-        core.end_all(Finish.CANCELLED)
-        self._judge_ended()
-        self._again += [r.job for r in cut_off if not r.cancelled]
+        verdict, states, cut_off = self.verdict, core.states, list(self._open[core])
+        if by_force:
+            verdict.coverage["crashes"] += 1
+        else:
+            core.end_all(Finish.CANCELLED)
+            self._judge_ended(core)
+            states.cache.clear()
+            verdict.compare(f"seed {self.seed}: blocks held at the end", states.pool.num_used, 0)
+        self._again += [request.job for request in cut_off if not request.cancelled]
         verdict.coverage["restarts"] += 1
+        verdict.coverage["evictions"] += states.cache.evicted
         for event, count in states.counts.items():
             verdict.coverage[event] += count
-        verdict.coverage["evictions"] += states.cache.evicted
-        states.cache.clear()
-        verdict.compare(f"seed {self.seed}: blocks held at the end", states.pool.num_used, 0)
+        states.close()
 
     # -- what must be ----------------------------------------------------------------------------
 
-    def _judge_ended(self) -> None:
-        ended = [request for request in self._open if request.reply is not None]
-        self._open = [request for request in self._open if request.reply is None]
+    def _judge_ended(self, core: Core) -> None:
+        ended = [request for request in self._open[core] if request.reply is not None]
+        self._open[core] = [request for request in self._open[core] if request.reply is None]
         for request in ended:
             assert request.reply is not None
             self._judge(request, request.reply)
+            self._count(core, request, request.reply)
             self.jobs.heard(request.job, request.reply.ids)
 
     def _judge(self, request: Request, reply: Reply) -> None:
@@ -219,11 +248,12 @@ class Machine:
         verdict, whole = self.verdict, reply.finish in WHOLE
         verdict.requests += 1
         verdict.tokens += len(reply.ids)
-        self._count(request, reply)
         about = (
             f"seed {self.seed}, request {verdict.requests} ({reply.prompt_tokens} prompt tokens, "
             f"{reply.cached_tokens} cached, {request.preemptions} times preempted)"
         )
+        if request in self._strangers and not request.preemptions:
+            verdict.compare(f"{about}: a stranger's cached tokens", reply.cached_tokens, 0)
         if reply.finish is Finish.ERROR:
             verdict.compare(f"{about}: its error", reply.error, None)
             return
@@ -244,15 +274,20 @@ class Machine:
             verdict.compare(f"{about}: its finish", reply.finish, want.finish)
             verdict.compare(f"{about}: its text", reply.text, want.text)
 
-    def _count(self, request: Request, reply: Reply) -> None:
-        coverage = self.verdict.coverage
+    def _count(self, core: Core, request: Request, reply: Reply) -> None:
+        coverage, accepted = self.verdict.coverage, reply.accepted_tokens
         coverage["preemptions"] += request.preemptions
-        coverage["cancellations"] += reply.finish is Finish.CANCELLED
+        coverage["cancellations"] += reply.finish is Finish.CANCELLED and request.cancelled
         coverage["deadlines"] += reply.finish is Finish.DEADLINE
         coverage["stops"] += reply.finish is Finish.STOP
+        coverage["grammars"] += request.guide is not None
         coverage["scored prompts"] += bool(reply.prompt_logprobs)
-        coverage["drafts accepted"] += reply.accepted_tokens
-        coverage["drafts rejected"] += reply.drafted_tokens - reply.accepted_tokens
+        coverage["strangers"] += request in self._strangers
+        self._strangers.discard(request)
+        coverage["drafts accepted"] += accepted
+        coverage["drafts rejected"] += reply.drafted_tokens - accepted
+        if core.drafter.settings.lookup == 0:
+            coverage["MTP drafts accepted"] += accepted
 
 
 def _short(thing: Any) -> str:

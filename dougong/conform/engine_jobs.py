@@ -8,8 +8,12 @@ window, an HCA entry).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from dougong.chat.tokenizer import Tokenizer
 from dougong.engine.request import Job
@@ -18,39 +22,77 @@ from dougong.engine.scheduler import BLOCK_TOKENS
 from dougong.model.sampling import SamplingParams
 
 BASES = 5  # conversations that prompts are cut from
-BASE_BLOCKS, MOST_TAIL, MOST_WRITTEN = 5, 40, 150
-LONGEST = BASE_BLOCKS * BLOCK_TOKENS + MOST_TAIL + MOST_WRITTEN  # tokens of any request
+LEAST_BLOCKS, MOST_BLOCKS = 5, 16  # of a conversation
+MOST_TAIL, MOST_WRITTEN = 40, 150
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A grammar of no language: which third of the ids cannot come hangs on all ids before."""
+
+    num_ids: int
+
+    def guide(self) -> _Turn:
+        """One at the beginning of an answer."""
+        return _Turn(self.num_ids)
+
+
+class _Turn:
+    """Where an answer is in a `Rotation`."""
+
+    def __init__(self, num_ids: int) -> None:
+        self._thirds_V, self._sum = torch.arange(num_ids) % 3, 0
+
+    def allowed(self) -> Tensor:
+        """A mask over the ids."""
+        return self._thirds_V != self._sum % 3
+
+    def take(self, token: int) -> None:
+        """Told each id."""
+        self._sum += token + 1
 
 
 class Jobs:
-    """A source of jobs; `rng` decides everything but what the answers say (`heard`)."""
+    """A source of jobs; `rng` decides everything but what the answers say (`heard`).
 
-    def __init__(self, rng: Random, tokenizer: Tokenizer) -> None:
+    `layers`: of the model. Where they are few, conversations are longer than what is replayed when
+    a window is missing.
+    """
+
+    def __init__(self, rng: Random, tokenizer: Tokenizer, layers: int) -> None:
         self._rng, self._tokenizer = rng, tokenizer
-        self._bases = [self._ids(BASE_BLOCKS * BLOCK_TOKENS) for _ in range(BASES)]
+        self._base_blocks = min(max(layers + 2, LEAST_BLOCKS), MOST_BLOCKS)
+        self._bases = [self._ids(self._base_blocks * BLOCK_TOKENS) for _ in range(BASES)]
+        self._drawn = 0
+
+    @property
+    def longest(self) -> int:
+        """Tokens of any request, at most."""
+        return self._base_blocks * BLOCK_TOKENS + MOST_TAIL + MOST_WRITTEN
 
     def draw(self) -> Job:
         """A job of any kind."""
         rng = self._rng
+        self._drawn += 1
         repeated = rng.random() < 0.25
         prompt = self._repetition() if repeated else self._prompt()
         new = rng.choice([1, 2, 5, 12, 12, 30, MOST_WRITTEN])
         scored = rng.choice([None] * 6 + [0, 1])
         if scored is not None and rng.random() < 0.3:
             new = 0
-        stop_ids = frozenset(
-            rng.sample(range(self._tokenizer.num_ids), self._tokenizer.num_ids // 20)
-        )
+        num_ids = self._tokenizer.num_ids
+        stop_ids = rng.choice([frozenset(), frozenset(rng.sample(range(num_ids), num_ids // 20))])
         return Job(
             prompt_ids=prompt,
             max_tokens=new,
             min_tokens=rng.choice([0, 0, min(3, new)]),
-            stop_ids=rng.choice([frozenset[int](), stop_ids]),
+            stop_ids=stop_ids,
             stops=rng.choice([(), (), ("e", "the")]),
             options=self._options(prompt if repeated else ()),
+            grammar=rng.choice([None, Rotation(num_ids)]) if stop_ids else None,
             priority=rng.choice([0, 0, 0, 1]),
-            tenant=rng.choice(["", "", "another"]),
-            deadline_s=rng.choice([None] * 12 + [rng.uniform(1, 40)]),
+            tenant=rng.choice(["", "", "", "another", "another", f"the {self._drawn}th"]),
+            deadline_s=rng.choice([None] * 9 + [rng.uniform(1, 40)]),
             logprobs=rng.choice([None, 0, 2]),
             prompt_logprobs=scored,
         )
@@ -58,7 +100,7 @@ class Jobs:
     def heard(self, job: Job, ids: Sequence[int]) -> None:
         """Takes a conversation up: later prompts may go on behind this answer."""
         rng = self._rng
-        whole = [*job.prompt_ids, *ids][: BASE_BLOCKS * BLOCK_TOKENS]
+        whole = [*job.prompt_ids, *ids][: self._base_blocks * BLOCK_TOKENS]
         if len(whole) > 2 * BLOCK_TOKENS and rng.random() < 0.3:
             self._bases[rng.randrange(BASES)] = whole
 
@@ -69,8 +111,8 @@ class Jobs:
         """A base's beginning, perhaps with one token changed, and something new behind it."""
         rng = self._rng
         base = rng.choice(self._bases)
-        around = BLOCK_TOKENS * rng.randint(1, BASE_BLOCKS) + rng.randint(-3, 3)
-        cut = rng.choice([rng.randint(1, 9), around, around, rng.randint(1, len(base))])
+        around = BLOCK_TOKENS * rng.randint(1, self._base_blocks) + rng.randint(-3, 3)
+        cut = rng.choice([rng.randint(1, 9), around, around, rng.randint(1, len(base)), len(base)])
         prompt = base[:cut]
         if rng.random() < 0.25:
             prompt[rng.randrange(len(prompt))] = self._ids(1)[0]

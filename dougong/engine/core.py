@@ -16,7 +16,7 @@ from dougong.engine.drafter import Drafter
 from dougong.engine.estimate import prompt_seconds
 from dougong.engine.metrics import Metrics
 from dougong.engine.request import Finish, Job, Listener, Phase, Request, Update
-from dougong.engine.runner import Result, Runner, Work
+from dougong.engine.runner import Result, Runner, Work, options_of
 from dougong.engine.scheduler import Limits, Scheduler, Share
 from dougong.engine.settings import DraftSettings
 from dougong.engine.states import States
@@ -59,8 +59,10 @@ class Core:
         self.enter(request)
         return request
 
-    def prepare(self, job: Job, listener: Listener | None = None) -> Request:
+    def prepare(self, job: Job, listener: Listener | None = None, ahead: int = 0) -> Request:
         """Checks a job and makes a request of it, which `enter` takes in. From any thread.
+
+        `ahead`: requests that were prepared and have not entered yet.
 
         Raises InputError for what can never be run, and while too many requests are waiting.
         """
@@ -72,17 +74,12 @@ class Core:
                 f"model's context of {config.max_position_embeddings} tokens "
                 "(max_position_embeddings); lower one of them."
             )
-        wrong = next((i for i in job.prompt_ids if not 0 <= i < config.vocab_size), None)
-        if wrong is not None:
-            raise InputError(
-                f"prompt id {wrong} is not in the vocabulary of {config.vocab_size}; was the text "
-                "tokenized for another model?"
-            )
         if job.stops and self.tokenizer is None:
             raise InputError("stop strings need a tokenizer, which this engine was not given.")
         text = None if self.tokenizer is None else TextStream(self.tokenizer, job.stops)
         request = Request(next(self._numbers), job, self.clock(), listener, text)
-        self.scheduler.check(request)
+        self._check_ids(request)
+        self.scheduler.check(request, ahead)
         return request
 
     def enter(self, request: Request) -> None:
@@ -133,6 +130,17 @@ class Core:
         queue = {"waiting": len(self.scheduler.waiting), "running": len(self.scheduler.running)}
         return {**queue, **self.metrics.as_dict(), **self.states.figures()}
 
+    def _check_ids(self, request: Request) -> None:
+        """Raises InputError for an id that stands for no text, wherever it is named."""
+        job, biased = request.job, options_of(request).logit_bias
+        num_ids = self.runner.num_ids or self.model.config.vocab_size
+        for name, ids in (("prompt", job.prompt_ids), ("stop", job.stop_ids), ("biased", biased)):
+            if (wrong := next((i for i in ids if not 0 <= i < num_ids), None)) is not None:
+                raise InputError(
+                    f"{name} id {wrong} is not in the vocabulary of {num_ids}; was the text "
+                    "tokenized for another model?"
+                )
+
     # -- one step ------------------------------------------------------------------------------
 
     def _work(self, share: Share) -> Work:
@@ -167,7 +175,8 @@ class Core:
             request.logprobs.extend(result.logprobs[i : i + 1])
             is_stop = token in request.job.stop_ids
             if request.text is not None and not is_stop:
-                text += request.text.push(token)
+                is_enough = len(request.ids) - request.prompt_tokens >= request.job.min_tokens
+                text += request.text.push(token, may_stop=is_enough)
             if (finish := _finish(request, is_stop=is_stop)) is not None:
                 break
         taken = len(request.ids) - first  # fewer than were drawn if the answer has ended
@@ -201,6 +210,6 @@ def _finish(request: Request, *, is_stop: bool) -> Finish | None:
     """Whether the token just taken was the last."""
     job, written = request.job, len(request.ids) - request.prompt_tokens
     found = request.text is not None and request.text.stopped_by is not None
-    if (is_stop or found) and written >= job.min_tokens:
+    if is_stop or found:
         return Finish.STOP
     return Finish.LENGTH if written >= job.max_tokens else None

@@ -89,7 +89,7 @@ class Engine:
         It is called in the engine's thread and must return at once.
         Raises: InputError if the job cannot be run, EngineError if the engine has stopped.
         """
-        request = self._core.prepare(job, listener)
+        request = self._core.prepare(job, listener, len(self._inbox))
         with self._news:
             if self._closing or self._fault is not None:
                 raise EngineError(self._fault or "the engine is closed; make another one.")

@@ -21,13 +21,15 @@ from dougong.model.transformer import Transformer
 HASHING_THREADS = 8  # hashlib lets other threads run; mapped weights come from the disk
 
 
-def fingerprint(model: Transformer) -> bytes:
+def fingerprint(model: Transformer, *, approximate: bool = False) -> bytes:
     """32 bytes that differ whenever the same tokens could give other bits of state.
 
+    `approximate`: the states are, so that no exact engine may find them.
     Reads every weight once, about a second a GiB and core: names, sizes and dates of files are
     easily the same for two models.
     """
-    digest = hashlib.blake2b(repr(_computed_with(model)).encode(), digest_size=32)
+    about = [*_computed_with(model), approximate]
+    digest = hashlib.blake2b(repr(about).encode(), digest_size=32)
     weights = sorted(_weights(model), key=lambda weight: weight[0])
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
         for part in pool.map(lambda weight: _digest(*weight), weights):

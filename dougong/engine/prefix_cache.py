@@ -22,16 +22,25 @@ from dougong.engine.scheduler import BLOCK_TOKENS
 
 @dataclass(eq=False)
 class Node:
-    """One block of a prefix. `users`: requests that stand on it; such a node is never evicted."""
+    """One block of a prefix, or what begins a tenant's tree.
+
+    `users`: requests that stand on it; such a node is never evicted.  `offered`: it waits among the
+    leaves that may be.
+    """
 
     key: tuple[int, ...]
     parent: Node | None
     block: int = -1
+    tenant: str = ""  # of a root
     resume: object | None = None
     resume_bytes: int = 0
     users: int = 0
     used_at: int = 0
+    offered: bool = False
     children: dict[tuple[int, ...], Node] = field(default_factory=dict)
+
+
+_NOTHING = Node((), None)  # the root of a tenant that is not known
 
 
 @dataclass(frozen=True)
@@ -71,13 +80,13 @@ class PrefixCache:
         self._roots: dict[str, Node] = {}
         self._resumes: OrderedDict[Node, None] = OrderedDict()  # who has one, last used last
         self._clock, self._in_use = 0, 0
-        # (last use, tie, leaf): may be out of date, which the one who takes it out sees
+        # (last use, tie, leaf), each once: may be out of date, which whoever takes it out sees
         self._leaves: list[tuple[int, int, Node]] = []
         self._ties = count()
 
     def match(self, tenant: str, ids: Sequence[int], most: int | None = None) -> Match:
         """The longest cached prefix of `ids`, at most `most` tokens of it; counts as a use."""
-        node, nodes, resumable = self._root(tenant), [], 0
+        node, nodes, resumable = self._roots.get(tenant, _NOTHING), [], 0
         for key in _keys(ids if most is None else ids[:most]):
             if (child := node.children.get(key)) is None:
                 break
@@ -119,7 +128,7 @@ class PrefixCache:
         known: nodes of the first blocks, held by the caller; these are not looked for again.
         """
         nodes = list(known)
-        node = nodes[-1] if nodes else self._root(tenant)
+        node = nodes[-1] if nodes else self._roots.setdefault(tenant, Node((), None, tenant=tenant))
         keys = _keys(ids, len(nodes))
         for key, block in zip(keys, blocks[len(nodes) :], strict=False):
             child = node.children.get(key)
@@ -147,6 +156,7 @@ class PrefixCache:
         freed = 0
         while freed < blocks and self._leaves:
             used_at, _, leaf = heapq.heappop(self._leaves)
+            leaf.offered = False
             if used_at != leaf.used_at:
                 self._offer(leaf)  # used since
             elif self._is_free(leaf):
@@ -161,9 +171,6 @@ class PrefixCache:
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _root(self, tenant: str) -> Node:
-        return self._roots.setdefault(tenant, Node((), None))
-
     def _touch(self, nodes: Sequence[Node]) -> None:
         self._clock += 1
         for node in nodes:
@@ -177,16 +184,20 @@ class PrefixCache:
 
     def _offer(self, node: Node) -> None:
         """Notes a leaf that may be evicted."""
-        if self._is_free(node):
+        if self._is_free(node) and not node.offered:
+            node.offered = True
             heapq.heappush(self._leaves, (node.used_at, next(self._ties), node))
 
     def _remove(self, leaf: Node) -> None:
-        assert leaf.parent is not None
+        parent = leaf.parent
+        assert parent is not None
         self._forget_resume(leaf)
         self._drop_block(leaf.block)
-        del leaf.parent.children[leaf.key]
+        del parent.children[leaf.key]
         self.num_blocks -= 1
-        self._offer(leaf.parent)
+        if parent.parent is None and not parent.children:
+            del self._roots[parent.tenant]  # callers come and go, and so must their names
+        self._offer(parent)
 
     def _keep_resume(self, node: Node, resume: object, num_bytes: int) -> None:
         node.resume, node.resume_bytes = resume, num_bytes

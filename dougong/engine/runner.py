@@ -157,7 +157,8 @@ class Runner:
         for row, logits_V in enumerate(logits_RV):
             at = request.computed + row + 1  # the token that this row foretells
             if at < request.prompt_tokens:
-                result.prompt_logprobs.append(logprob(logits_V, request.ids[at], wanted))
+                scored = logprob(logits_V, request.ids[at], wanted)
+                result.prompt_logprobs.append(scored)
 
     def _draw(self, result: Result, logits_RV: Tensor, ready: list[int | None]) -> None:
         """Draws the next token and, while drafts equal what is drawn, the ones behind them."""

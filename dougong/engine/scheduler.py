@@ -78,10 +78,11 @@ class Limits:
     waiting: int = 4096
 
     def __post_init__(self) -> None:
-        if self.running < 1 or self.waiting < 0 or self.step_tokens < self.running:
+        if self.running < 1 or self.waiting < 1 or self.step_tokens < self.running:
             raise InputError(
                 f"limits: running {self.running}, waiting {self.waiting}, step_tokens "
-                f"{self.step_tokens}; a step must hold a token of every running request."
+                f"{self.step_tokens}; at least one of each, and a step must hold a token of every "
+                "running request."
             )
 
 
@@ -94,8 +95,11 @@ class Scheduler:
         self.running: list[Request] = []
         self._served: dict[str, int] = {}  # tokens computed, of tenants that have requests here
 
-    def check(self, request: Request) -> None:
-        """Raises InputError if the request can never run, or while the queue is full."""
+    def check(self, request: Request, ahead: int = 0) -> None:
+        """Raises InputError if the request can never run, or while the queue is full.
+
+        `ahead`: requests that were let through and will be submitted before this one.
+        """
         needed = blocks_for(request.most_tokens)
         if needed > self.memory.total:
             raise InputError(
@@ -103,9 +107,10 @@ class Scheduler:
                 f"memory holds {self.memory.total * BLOCK_TOKENS}; shorten the prompt, lower "
                 "max_tokens or give the engine more memory."
             )
-        if len(self.waiting) >= self.limits.waiting:
+        waiting = len(self.waiting) + ahead
+        if waiting >= self.limits.waiting:
             raise QueueFullError(
-                f"{len(self.waiting)} requests are waiting already, the most that this engine "
+                f"{waiting} requests are waiting already, the most that this engine "
                 "takes; send it again later."
             )
 

@@ -42,6 +42,7 @@ class _Held:
     nodes: list[Node] = field(default_factory=list)
     wanted: set[int] = field(default_factory=set)  # resume points to keep, in blocks
     resumes: dict[int, torch.Tensor] = field(default_factory=dict)  # taken and not yet kept
+    exact: int = 0  # tokens behind which the windows are those of a cold start
     places: list[Place] = field(default_factory=list)  # on disk, of the blocks handed over so far
 
 
@@ -85,7 +86,8 @@ class States:
         """
         total, store = max(tokens // BLOCK_TOKENS, 1), None
         if settings.folder is not None:
-            store = DiskStore(settings.folder, fingerprint(model), settings.folder_bytes)
+            model_print = fingerprint(model, approximate=not settings.windows.exact)
+            store = DiskStore(settings.folder, model_print, settings.folder_bytes)
         num_bytes, limit = total * model.layout.block_bytes, settings.memory_bytes
         with scratch_file(settings.scratch, num_bytes, limit) as file:
             return cls(
@@ -109,8 +111,8 @@ class States:
         held = self._held[request.id] = _Held(state)
         if request.job.prompt_logprobs is None:  # whose every token has to be computed
             self._find(request, held)
-        ends = self.windows.wanted(len(request.ids))
-        held.wanted |= {end for end in ends if end * BLOCK_TOKENS > state.length}
+        ends, first = self.windows.wanted(len(request.ids)), max(state.length + 1, held.exact)
+        held.wanted |= {end for end in ends if end * BLOCK_TOKENS >= first}
         return state.length, len(state.memory.table.blocks)
 
     def reserve(self, request: Request, blocks: int) -> None:
@@ -206,6 +208,7 @@ class States:
             self.counts["memory hits"] += 1
         else:
             held.state.replay(blocks, start)
+            held.exact = match.tokens if start > 0 else 0
             self.counts["replays"] += start > 0
         if match.resumable < len(match.nodes) and self.windows.keeps:
             held.wanted.add(len(match.nodes))  # where this request leaves what is known

@@ -28,23 +28,28 @@ class TextStream:
         self.text = ""
         self.stopped_by: str | None = None
 
-    def push(self, token: int) -> str:
-        """What can be shown after this token; '' once a stop string was found."""
-        return self._show(self._decoder.push(token), last=False)
+    def push(self, token: int, *, may_stop: bool = True) -> str:
+        """What can be shown after this token; '' once a stop string was found.
+
+        `may_stop`: else a stop string that this token completes is text like any other.
+        """
+        return self._show(self._decoder.push(token), may_stop=may_stop)
 
     def finish(self) -> str:
         """What is left to show when the answer has ended."""
         return self._show(self._decoder.finish(), last=True)
 
-    def _show(self, new: str, *, last: bool) -> str:
+    def _show(self, new: str, *, may_stop: bool = True, last: bool = False) -> str:
         if not self._stops:
             self.text += new
             return new
         if self.stopped_by is not None:
             return ""
+        known = len(self._held)
         self._held += new
-        found = [(self._held.find(stop), stop) for stop in self._stops if stop in self._held]
-        if found:
+        ends = [(self._held.find(s, max(known - len(s) + 1, 0)), s) for s in self._stops]
+        found = [(at, stop) for at, stop in ends if at >= 0]
+        if found and may_stop:
             at, self.stopped_by = min(found)
             shown, self._held = self._held[:at], ""
         else:

@@ -37,6 +37,11 @@ class Windows:
         """Whether resume points are kept at all."""
         return self.strategy in (Strategy.FULL, Strategy.PERIODIC)
 
+    @property
+    def exact(self) -> bool:
+        """Whether every answer has the bits of a cold start."""
+        return self.strategy is not Strategy.BOUNDED
+
     def wanted(self, prompt_tokens: int) -> set[int]:
         """Numbers of blocks of a prompt behind which to keep one."""
         if not self.keeps:

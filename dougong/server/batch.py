@@ -1,8 +1,8 @@
 """Batch files in OpenAI's layout: one request a line in, one answer a line out, in any order.
 
-A line's id is its number and a digest of its bytes and of how the model computes, so a run that was
-killed goes on where it stopped: answers in the file are kept, all others are computed, to the same
-tokens. https://platform.openai.com/docs/guides/batch describes the layout.
+A line's id is its number and a digest of its bytes, the model's weights and how it computes, so a
+run that was killed goes on where it stopped: answers in the file are kept, all others are computed,
+to the same tokens. https://platform.openai.com/docs/guides/batch describes the layout.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dougong.api_engine import Engine
 from dougong.chat.effort import Profile
 from dougong.config_json import parse_json_object
 from dougong.engine.engine import EngineError
+from dougong.engine.fingerprint import fingerprint
 from dougong.engine.request import Finish, Reply, Update
 from dougong.errors import DougongError, InputError
 from dougong.server.chat_reply import ChatWriter, error_object
@@ -72,16 +73,16 @@ class _Asked:
 class BatchRun:
     """Answers the requests of `source` into `out`, going on where an earlier run stopped.
 
-    Args:   settings: how the model computes, in words; answers computed otherwise are not mixed.
+    Args:   model: what requests may call it.
     Raises: InputError if a file cannot be used, or `out` holds answers to something else.
     """
 
     def __init__(
-        self, engine: Engine, model: str, source: Path, out: Path, *,
-        settings: str = "", profile: Profile = "preview",
-    ) -> None:  # fmt: skip
+        self, engine: Engine, model: str, source: Path, out: Path, *, profile: Profile = "preview"
+    ) -> None:
         self.engine, self.model, self.profile = engine, model, profile
-        self.source, self.out, self.settings = source, out, settings
+        self.source, self.out = source, out
+        self._computed_with = fingerprint(engine.transformer) + f"{model} {profile}".encode()
         self.totals = Totals()
         self._done: SimpleQueue[tuple[_Asked, int, Reply]] = SimpleQueue()
         self._jobs_ahead = 0
@@ -113,7 +114,7 @@ class BatchRun:
         number = 0
         while text := source.readline(MAX_LINE_BYTES + 1):
             number += 1
-            digest = sha256(self.settings.encode() + b"\0" + text.rstrip(b"\r\n"))
+            digest = sha256(self._computed_with + b"\0" + text.rstrip(b"\r\n"))
             is_whole = len(text) <= MAX_LINE_BYTES or text.endswith(b"\n")
             while not text.endswith(b"\n") and (more := source.readline(MAX_LINE_BYTES)):
                 digest.update(more.rstrip(b"\r\n"))

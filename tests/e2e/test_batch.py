@@ -160,12 +160,15 @@ def test_after_kill_9_answers_are_kept_and_the_others_get_the_same_tokens(tmp_pa
 def test_answers_of_other_requests_are_never_mixed(engine: dougong.Engine, tmp_path: Path) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text(line("a"))
-    BatchRun(engine, "nano", source, out, settings="float32").run()
-    with pytest.raises(InputError, match="computes otherwise"):
-        BatchRun(engine, "nano", source, out, settings="bfloat16").run()
+    BatchRun(engine, "nano", source, out).run()
+    with (
+        dougong.Engine("nano", dtype="float32") as other,
+        pytest.raises(InputError, match="computes otherwise"),
+    ):
+        BatchRun(other, "nano", source, out).run()
     source.write_text(line("a", seed=2))
     with pytest.raises(InputError, match="answers to other requests"):
-        BatchRun(engine, "nano", source, out, settings="float32").run()
+        BatchRun(engine, "nano", source, out).run()
     with out.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another process"):

@@ -33,7 +33,7 @@ def test_measurements_given_by_folder_appear_in_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = {
-        "name": "attention.mqa.loss", "value": 1.234, "unit": "nat", "command": "dougong eval m",
+        "name": "attention.mla.loss", "value": 1.234, "unit": "nat", "command": "dougong eval m",
         "machine": {"name": "a laptop"}, "versions": {"python": "3.11"}, "commit": "abc",
         "date": "2026-11-01",
     }  # fmt: skip

@@ -27,6 +27,11 @@ from dougong.server.app import make_app
 from dougong.server.gate import LOOPBACK, Gate
 
 QUESTION: list[Any] = [{"role": "user", "content": "Tell me a story about a bear."}]
+SCHEMA: Any = {
+    "type": "object",
+    "properties": {"sum": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["sum"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +163,39 @@ def test_leaving_a_stream_or_a_call_cancels_the_request(
     assert engine.metrics.replies["cancelled"] == before + 2
 
 
+def test_answers_have_the_form_that_was_asked_for(client: openai.OpenAI) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "sum", "schema": SCHEMA}}
+    asked: Any = {"model": "nano", "messages": QUESTION, "max_tokens": 100}
+    reply = client.chat.completions.create(**asked, response_format=form)
+    found = json.loads(reply.choices[0].message.content or "")
+    assert 0 <= found["sum"] <= 9
+    assert found.keys() == {"sum"}
+
+
+def test_a_tool_call_is_streamed_and_its_result_is_read(client: openai.OpenAI) -> None:
+    tool: Any = {"type": "function", "function": {"name": "add", "parameters": SCHEMA}}
+    asked: Any = {"model": "nano", "tools": [tool], "max_tokens": 200}
+    chunks = client.chat.completions.create(
+        **asked, messages=QUESTION, tool_choice="required", stream=True, seed=1
+    )
+    deltas = [choice for chunk in chunks for choice in chunk.choices]
+    calls = [call for choice in deltas for call in choice.delta.tool_calls or [] if call.index == 0]
+    assert deltas[-1].finish_reason == "tool_calls"
+    functions = [call.function for call in calls if call.function]
+    assert functions[0].name == "add"
+    arguments = "".join(function.arguments or "" for function in functions)
+    assert json.loads(arguments).keys() == {"sum"}
+    call = {"id": calls[0].id, "type": "function"}
+    call["function"] = {"name": "add", "arguments": arguments}  # type: ignore[assignment]
+    messages: Any = [
+        *QUESTION,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": calls[0].id, "content": "5"},
+    ]
+    reply = client.chat.completions.create(**asked, messages=messages, tool_choice="none")
+    assert reply.choices[0].message.content
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -183,6 +221,10 @@ def test_leaving_a_stream_or_a_call_cancels_the_request(
         ({"thinking": {"type": "deep"}}, "thinking must be"),
         ({"reasoning_effort": "huge"}, "effort 'huge' is unknown"),
         ({"tools": [{"name": "f"}]}, "tools[0] must be"),
+        ({"tools": [3]}, "tools[0] must be"),
+        ({"tool_choice": "sometimes"}, "tool_choice is 'sometimes'"),
+        ({"response_format": 3}, "response_format: its type is None"),
+        ({"response_format": {"type": "regex", "regex": "(a"}}, "the regex cannot be used"),
         ({"min_tokens": 9, "max_tokens": 3}, "min_tokens 9"),
     ],
 )

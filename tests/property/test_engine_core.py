@@ -158,8 +158,13 @@ def test_what_cannot_be_run_is_refused_at_once(model: Transformer) -> None:
     core = Core(model, States(model, 2))
     with pytest.raises(InputError, match="give the engine more memory"):
         core.submit(Job(prompt_ids=[5] * 300, max_tokens=1))
-    with pytest.raises(InputError, match="not in the vocabulary"):
-        core.submit(Job(prompt_ids=[5, 10**6], max_tokens=1))
+    for job, said in (
+        (Job(prompt_ids=[5, 10**6], max_tokens=1), "prompt id 1000000 is not in the vocabulary"),
+        (Job(prompt_ids=[5], max_tokens=1, stop_ids=frozenset({-1})), "stop id -1 is not"),
+        (Job(prompt_ids=[5], max_tokens=1, options=Options(logit_bias={4096: 1.0})), "biased id"),
+    ):
+        with pytest.raises(InputError, match=said):
+            core.submit(job)
     with pytest.raises(InputError, match="max_position_embeddings"):
         core.submit(Job(prompt_ids=[5], max_tokens=2**21))
     assert core.idle

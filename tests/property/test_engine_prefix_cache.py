@@ -97,6 +97,23 @@ def test_resume_points_keep_to_their_budget_and_leave_the_blocks() -> None:
     assert (old.tokens, old.resumable_tokens) == (2 * BLOCK_TOKENS, 0)
 
 
+def test_nothing_is_left_of_what_was_used_often_or_is_gone() -> None:
+    cache, owner = fresh()
+    store(cache, owner, "", sequence("abc"), [3])
+    for _ in range(100):
+        nodes = cache.match("", sequence("abc")).nodes
+        cache.hold(nodes)
+        cache.let_go(nodes)
+    assert len(cache._leaves) == 1
+    for number in range(100):
+        cache.match(f"stranger {number}", sequence("a"))
+        store(cache, owner, f"caller {number}", sequence("a"), [])
+    assert cache.evict(102) == 102  # the first tenant's were used before, its beginning is left
+    assert len(cache._roots) == 1 == len(cache._leaves)
+    cache.clear()
+    assert not cache._roots
+
+
 operations = st.lists(
     st.tuples(
         st.sampled_from(["store", "match", "hold", "let go", "evict"]),

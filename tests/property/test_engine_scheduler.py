@@ -203,6 +203,12 @@ def test_a_full_queue_and_odd_limits_are_refused_with_the_way_out() -> None:
     submit(scheduler, request(0, 5, 5))
     with pytest.raises(InputError, match="send it again later"):
         submit(scheduler, request(1, 5, 5))
+    scheduler.plan()  # nobody waits any more, but for those who are on their way
+    scheduler.check(request(1, 5, 5))
+    with pytest.raises(InputError, match="1 requests are waiting already"):
+        scheduler.check(request(1, 5, 5), ahead=1)
+    with pytest.raises(InputError, match="at least one of each"):
+        Limits(waiting=0)
     with pytest.raises(InputError, match="a step must hold a token of every running request"):
         Limits(step_tokens=4, running=5)
     with pytest.raises(InputError, match="min_tokens"):

@@ -204,6 +204,26 @@ def test_a_restart_goes_on_from_disk(model: Transformer, windows: Windows, tmp_p
     states.close()
 
 
+def test_no_resume_point_is_kept_where_a_replay_is_not_exact_yet(
+    model: Transformer, tmp_path: Path
+) -> None:
+    """nano replays 762 tokens: of 1,024 known ones, windows before the last are not exact."""
+    first = ids_of(15, 1030)
+    known = StateSettings(windows=Windows(Strategy.ZERO), folder=tmp_path)
+    states = States.open(model, 4096, known)
+    answer(Core(model, states), job(first))
+    states.close()
+    keeping = replace(known, windows=Windows(Strategy.FULL))
+    states = States.open(model, 4096, keeping)
+    reply = answer(Core(model, states), job(first + ids_of(16, 5)))
+    assert (reply.cached_tokens, states.counts["replays"]) == (1024 - 762, 1)
+    for cut in (300, 384, 500, 640, 1024):
+        wanted = job(first[:cut] + ids_of(cut, 3))
+        same(answer(Core(model, states), wanted), cold(model, wanted))
+    assert answer(Core(model, states), job(first)).cached_tokens == 1024  # the end is exact
+    states.close()
+
+
 def test_a_damaged_store_is_a_slower_start(model: Transformer, tmp_path: Path) -> None:
     rng, first = Random(10), ids_of(11, 500)
     store = DiskStore(tmp_path / "state", MODEL, 10**9)
@@ -231,6 +251,20 @@ def test_a_bounded_replay_is_named_approximate_and_is(model: Transformer) -> Non
     reply = answer(core, wanted)
     assert reply.cached_tokens == 512 - 127
     assert reply.logprobs != cold(model, wanted).logprobs
+
+
+def test_an_exact_engine_finds_nothing_of_an_approximate_one(
+    model: Transformer, tmp_path: Path
+) -> None:
+    first = ids_of(13, 600)
+    for ids in (first, first + ids_of(14, 200)):
+        bounded = StateSettings(windows=Windows(Strategy.BOUNDED), folder=tmp_path)
+        states = States.open(model, 4096, bounded)
+        answer(Core(model, states), job(ids))
+        states.close()
+    states = States.open(model, 4096, StateSettings(folder=tmp_path))
+    assert answer(Core(model, states), job(first)).cached_tokens == 0
+    states.close()
 
 
 def test_odd_periods_are_refused() -> None:

@@ -23,7 +23,8 @@ from dougong.model.state import RequestState
 from dougong.model.transformer import Transformer
 
 Patch = pytest.MonkeyPatch
-MOST_LIVES = 12  # engines that a fault may survive; about 40 requests each
+MOST_LIVES = 30  # engines that a fault may survive; about 20 requests each
+NEVER = {"MTP drafts accepted"}  # by random weights
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +42,10 @@ def machine(model: dougong.Model, folder: Path, seed: int) -> Machine:
 
 
 def test_the_engine_as_it_is_passes(model: dougong.Model, tmp_path: Path) -> None:
-    right, never = machine(model, tmp_path, 3), set(EVENTS)
+    right, never = machine(model, tmp_path, 3), set(EVENTS) - NEVER
     for _ in range(MOST_LIVES):
         right.life(lambda: True)
-        never = {event for event, count in right.verdict.coverage.items() if count == 0}
+        never = {event for event, count in right.verdict.coverage.items() if count == 0} - NEVER
         if not never:
             break
     assert right.verdict.failures == []

@@ -49,6 +49,15 @@ def test_a_beginning_of_a_stop_string_is_held_back_until_it_is_none(tokenizer: T
     assert stream.finish() == "ab"
 
 
+def test_a_stop_string_that_comes_too_early_is_text_like_any_other(tokenizer: Tokenizer) -> None:
+    stream, early = TextStream(tokenizer, ["bc", "abcd"]), tokenizer.encode("x abc")
+    before = "".join(stream.push(token, may_stop=False) for token in early)
+    assert before == "x "  # "abc" may go on to "abcd"
+    assert stream.push(tokenizer.encode("e")[0]) == "abce"
+    later = "".join(stream.push(token) for token in tokenizer.encode("fbcg"))
+    assert (later, stream.text, stream.stopped_by) == ("f", "x abcef", "bc")
+
+
 def test_odd_stop_strings_are_refused(tokenizer: Tokenizer) -> None:
     for stops in ([""], ["a" * 300], ["a"] * 17):
         with pytest.raises(InputError, match="at most 16 strings"):

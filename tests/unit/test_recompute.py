@@ -1,15 +1,12 @@
 """Recomputation: equal gradients from fewer bytes, and no call is made again more than once."""
 
 import json
-import weakref
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dougong.config import V4Config, load_config
 from dougong.errors import ConfigError
@@ -27,6 +24,7 @@ from dougong.train.config import RECOMPUTE, run_config_from_dict
 from dougong.train.data.encode import Encoded
 from dougong.train.data.mixture import pack
 from dougong.train.losses import training_loss
+from dougong.train.memory import LiveBytes
 from dougong.train.progress import LOG_FILE, read_log
 from dougong.train.quantize_aware import as_served
 from tests.support import training
@@ -116,37 +114,20 @@ def test_module_policy_repeats_every_layer_once(
     assert [names[n] for n in ("attention", "grouped_experts", "router")] == [num_layers] * 3
 
 
-class LiveBytes(TorchDispatchMode):
-    """The bytes of the tensors' memory made inside that is alive, and the most there were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        for x in args:
-            self._enter(x, 0)  # there before, or counted already
-        out = function(*args, **(kwargs or {}))
-        for x in out if isinstance(out, tuple | list) else (out,):
-            self._enter(x, 1)
-        return out
-
-    def _enter(self, x: Any, counts: int) -> None:
-        if not isinstance(x, Tensor) or x.untyped_storage()._cdata in self.known:
-            return
-        storage = x.untyped_storage()
-        size = counts * storage.nbytes()
-        self.known.add(storage._cdata)
-        weakref.finalize(storage, self._leave, storage._cdata, size)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-    def _leave(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
+def test_live_bytes_counts_memory_once_and_until_it_is_freed() -> None:
+    outside = torch.zeros(1000)
+    with LiveBytes() as live:
+        first = outside + 1  # 4,000 bytes
+        view = first.view(10, 100)[1:].t()
+        second = view.double()  # 900 numbers of 8 bytes
+        assert (live.now, live.peak) == (11_200, 11_200)
+        del first, view
+        assert (live.now, live.peak) == (7_200, 11_200)
+        outside.add_(1)
+        outside[3:]
+    assert (live.now, live.peak) == (7_200, 11_200)
+    del second
+    assert live.now == 0
 
 
 def test_peak_memory_falls_from_policy_to_policy(model: Transformer) -> None:

@@ -31,7 +31,7 @@ def build(results: Results) -> Report:
             table1.exhibit(results),
             figure2.exhibit(),
             figure3.exhibit(results),
-            table2.exhibit(),
+            table2.exhibit(results),
             table3.exhibit(results),
         ),
     )

@@ -29,6 +29,7 @@ from dougong.plan.training import (
 from .bars import Bar, Bars
 from .cells import Cell, cited, computed
 from .exhibit import Exhibit, Prose, Row, Table
+from .measured import Results
 from .plots import Line, Lines, Rule
 from .sources import figure, gap, only, rows
 from .sources import words as stated
@@ -56,7 +57,7 @@ OVERLAP = "plan/overlap.py; DeepSeek-V4 technical report"
 TRAINING = "plan/training.py; DeepSeek-V4 technical report; mHC paper, arXiv 2512.24880"
 
 
-def exhibit() -> Exhibit:
+def exhibit(results: Results) -> Exhibit:
     """The exhibit: the ratio, the policies, each chip's crossovers, and the two mechanisms."""
     words = content("table2")
     h800, h20 = ratio("nvidia_h800_sxm"), "nvidia_h20"
@@ -85,6 +86,7 @@ def exhibit() -> Exhibit:
             _time_chart(),
             _overlap_table(),
             _training_table(),
+            _measured_table(results),
             Prose(words["reading"]),
             _exchange_table(),
             _dimensions_table(),
@@ -281,6 +283,28 @@ def _training_table() -> Table:
         title=words["training_title"],
         columns=tuple(words[head] for head in heads),
         rows=tuple(_training_row(name) for name in CHIPS),
+    )
+
+
+def _measured_table(results: Results) -> Table:
+    words, missing = content("table2"), "recompute_measured"
+    lines = [
+        Row(
+            words[f"n_{policy}"],
+            (
+                results.cell(f"recompute.{policy}.m97.step", missing),
+                results.cell(f"recompute.{policy}.m97.step_bytes", missing, scale=1e6, unit="MB"),
+                results.cell(f"recompute.{policy}.m97.peak_bytes", missing, scale=1e6, unit="MB"),
+            ),
+        )
+        for policy in RECOMPUTE_POLICIES
+    ]
+    heads = ("policy", "m_step", "m_tensors", "m_process")
+    return Table(
+        key="table2_measured",
+        title=words["measured_title"],
+        columns=tuple(words[head] for head in heads),
+        rows=tuple(lines),
     )
 
 

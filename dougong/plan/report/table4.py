@@ -27,6 +27,11 @@ COLUMNS = (
     "deepseek_v4_pro_mqa",
 )
 COMPUTED_ATTRIBUTES = ("KV bytes", "KV GB", "FLOPs per token")  # stand in the grid, computed
+KINDS = ("window", "mla", "dsa", "v4")
+ABLATIONS = ("v4", "v4-unaligned", "v4-ratio4", "v4-ratio128")
+QUALITY = ("loss", "recall", "needle_1_2048", "needle_1_8192", "needle_16_2048", "cache")
+DECODE = ("decode_1024", "decode_8192", "decode_32768")
+MEASURES = ("parameters", "tokens", *QUALITY, *DECODE)
 MILLION = 1 << 20
 SOURCE = "plan/kv.py, plan/flops.py; DeepSeek-V4 technical report; config.json"
 
@@ -57,7 +62,9 @@ def exhibit(results: Results) -> Exhibit:
             ),
             _chart("table4_read", "read_chart", "read_axis", read_cell),
             _grid(),
-            _measured(results),
+            Prose(words["measured_reading"], {}),
+            _measured(results, "measured", KINDS, MEASURES),
+            _measured(results, "ablations", ABLATIONS, QUALITY),
             _attributes(),
         ),
     )
@@ -143,24 +150,20 @@ def _grid() -> Table:
     return Table(key="table4_grid", title=words["grid_title"], columns=columns, rows=tuple(lines))
 
 
-def _measured(results: Results) -> Table:
+def _measured(results: Results, key: str, kinds: tuple[str, ...], names: tuple[str, ...]) -> Table:
+    """What `python -m experiments.attention --record` wrote of these kinds of attention."""
     words = content("table4")
-    wanted = (
-        ("m_loss", "loss", "quality_pair"),
-        ("m_recall", "recall", "quality_pair"),
-        ("m_speed", "decode", "speed_pair"),
-    )
     lines = [
         Row(
-            words[label],
-            tuple(results.cell(f"attention.{kind}.{name}", missing) for kind in ("mla", "mqa")),
+            words[f"m_{name}"],
+            tuple(results.cell(f"attention.{kind}.{name}", "attention_kinds") for kind in kinds),
         )
-        for label, name, missing in wanted
+        for name in names
     ]
     return Table(
-        key="table4_measured",
-        title=words["measured_title"],
-        columns=(words["measure"], words["mla"], words["mqa"]),
+        key=f"table4_{key}",
+        title=words[f"{key}_title"],
+        columns=(words["measure"], *(words[f"kind_{kind}"] for kind in kinds)),
         rows=tuple(lines),
     )
 

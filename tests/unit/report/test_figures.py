@@ -14,7 +14,7 @@ from dougong.cli.main import run
 from dougong.errors import InputError
 from dougong.plan.quantity import Quantity
 from dougong.plan.records import Record
-from dougong.plan.report import table3, table4
+from dougong.plan.report import table2, table3, table4
 from dougong.plan.report.cells import Cell, Parent, cited, computed, number, of_quantity
 from dougong.plan.report.effects import EFFECTS
 from dougong.plan.report.exhibit import Prose, Report, Table
@@ -94,6 +94,23 @@ def test_a_recorded_measurement_fills_its_cell_with_command_machine_and_date() -
     assert RECORD.command in parent.how.en
     assert "one card" in parent.source
     assert parent.date == "2026-11-20"
+
+
+def test_table_2_shows_recorded_recomputation() -> None:
+    figures = {"step": (1.5, "s"), "step_bytes": (588e6, "B"), "peak_bytes": (2.3e9, "B")}
+    records = [
+        replace(RECORD, name=f"recompute.tensor.m97.{name}", value=value, unit=unit)
+        for name, (value, unit) in figures.items()
+    ]
+    tables = {
+        block.key: block
+        for block in table2.exhibit(Results(records)).blocks
+        if isinstance(block, Table)
+    }
+    rows = {row.label.en: row.cells for row in tables["table2_measured"].rows}
+    shown = [(cell.value, cell.unit.en) for cell in rows["tensor-level"]]
+    assert shown == [(1.5, "s"), (588.0, "MB"), (2300.0, "MB")]
+    assert all(cell.value is None for cell in rows["whole module"])
 
 
 def test_the_later_of_two_measurements_is_shown() -> None:
