@@ -56,8 +56,8 @@ class Result:
     error: DougongError | None = None
 
     @property
-    def streams_KSD(self) -> Tensor:
-        """The streams behind each token that was kept, for MTP drafts."""
+    def streams(self) -> Tensor:
+        """[K, S, D] behind each token that was kept, for MTP drafts."""
         assert self.streams_TSD is not None
         return self.streams_TSD[self.first : self.first + self.kept]
 
