@@ -10,6 +10,7 @@ MEMBERS = {
     "stream": ("dougong.cli.bench_stream", "Memory bandwidth and matrix products."),
     "kernels": ("dougong.cli.bench_kernels", "Matrix products in every weight format."),
     "model": ("dougong.cli.bench_model", "Prefill and decode speed of a model."),
+    "engine": ("dougong.cli.bench_engine", "The engine: overhead, batches, caches, drafts."),
     "train": ("dougong.cli.bench_train", "Training steps, and what recomputation costs."),
     "formats": ("dougong.cli.bench_formats", "Number formats: bits, range and error."),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import Any
 
 from dougong.chat.tokenizer import Tokenizer
 from dougong.engine.drafter import Drafter
@@ -84,7 +85,7 @@ class Core:
     def enter(self, request: Request) -> None:
         """Queues a prepared request."""
         self.scheduler.submit(request)
-        self.metrics.accepted += 1
+        self.metrics.entered(request)
 
     def step(self) -> bool:
         """Ends what is due, then computes one step; False if there was nothing to compute."""
@@ -104,7 +105,7 @@ class Core:
         if self.drafter.on:
             self.drafter.learn(results, ran_s - planned_s)
         for result in results:
-            self._take(result)
+            self._take(result, ran_s)
         if self.drafter.on:
             self.drafter.prepare([r for r in results if r.work.request.reply is None])
         self.metrics.step(plan, results, start_s, planned_s, ran_s, self.clock())
@@ -123,6 +124,11 @@ class Core:
         """Answers every request at once; the engine is stopping."""
         for request in self.scheduler.running + self.scheduler.waiting:
             self._end(request, finish, error)
+
+    def figures(self) -> dict[str, Any]:
+        """The metrics as they are now: totals, rates, stage times, queue, caches, bytes by kind."""
+        queue = {"waiting": len(self.scheduler.waiting), "running": len(self.scheduler.running)}
+        return {**queue, **self.metrics.as_dict(), **self.states.figures()}
 
     def _check_ids(self, request: Request) -> None:
         """Raises InputError for an id that stands for no text, wherever it is named."""
@@ -152,9 +158,9 @@ class Core:
         except DougongError as error:
             return [Result(work, error=error) for work in works]
 
-    def _take(self, result: Result) -> None:
+    def _take(self, result: Result, now_s: float) -> None:
         """Books one request's result; ends it if it is done."""
-        request, now_s = result.work.request, self.clock()
+        request = result.work.request
         if result.error is not None:
             self._end(request, Finish.ERROR, str(result.error))
             return
@@ -193,8 +199,9 @@ class Core:
         self.scheduler.remove(request)
         self.drafter.forget(request)
         rest = "" if request.text is None else request.text.finish()
-        reply = request.end(finish, self.clock(), error)
-        self.metrics.ended(reply)
+        now_s = self.clock()
+        reply = request.end(finish, now_s, error)
+        self.metrics.ended(reply, now_s)
         if request.listener is not None:
             request.listener(Update((), rest, (), reply))
 

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from types import TracebackType
+from typing import Any
 
 from dougong.chat.tokenizer import Tokenizer
 from dougong.engine.core import Core
@@ -72,6 +73,10 @@ class Engine:
     def metrics(self) -> Metrics:
         """What the engine has done so far."""
         return self._core.metrics
+
+    def figures(self) -> dict[str, Any]:
+        """The metrics as they are now: totals, rates, stage times, queue, caches, bytes by kind."""
+        return self._core.figures()
 
     @property
     def fault(self) -> str | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
-from dougong.engine.request import Reply
+from dougong.engine.request import Phase, Reply, Request
 from dougong.engine.scheduler import Plan
+from dougong.engine.trace import Trace
 
 
 class Step(Protocol):
@@ -44,7 +43,7 @@ class Metrics:
     stage_s: dict[str, float] = field(
         default_factory=lambda: {"plan": 0.0, "model": 0.0, "book": 0.0}
     )
-    trace: list[dict[str, Any]] | None = None  # events for a trace viewer; None: not kept
+    trace: Trace | None = None
     _recent: deque[tuple[float, int, int]] = field(default_factory=lambda: deque(maxlen=256))
 
     def step(
@@ -69,11 +68,21 @@ class Metrics:
             self.stage_s[stage] += high - low
             if self.trace is not None:
                 size = {"requests": len(plan.shares), "tokens": plan.tokens, "written": written}
-                self.trace.append(_event(stage, low, high, size))
+                self.trace.span(stage, low, high, size)
+        if self.trace is not None:
+            self._trace_phases(self.trace, plan, start_s, booked_s)
         self._recent.append((booked_s, plan.tokens, written))
 
-    def ended(self, reply: Reply) -> None:
+    def entered(self, request: Request) -> None:
+        """Books a request that has been accepted."""
+        self.accepted += 1
+        if self.trace is not None:
+            self.trace.phase(request.id, str(Phase.WAITING), request.arrival_s)
+
+    def ended(self, reply: Reply, now_s: float) -> None:
         """Books a reply."""
+        if self.trace is not None:
+            self.trace.phase(reply.request_id, None, now_s)
         self.replies[str(reply.finish)] += 1
         self.prompt_tokens += reply.prompt_tokens
         self.cached_tokens += reply.cached_tokens
@@ -88,13 +97,30 @@ class Metrics:
             return 0.0, 0.0
         return sum(c for _, c, _ in later) / seconds, sum(w for _, _, w in later) / seconds
 
-    def write_trace(self, path: Path) -> None:
-        """The events so far in Chrome's trace format, which Perfetto and about:tracing read."""
-        path.write_text(json.dumps({"traceEvents": self.trace or [], "displayTimeUnit": "ms"}))
+    def as_dict(self) -> dict[str, Any]:
+        """Totals and rates, to be shown or served."""
+        computed, written = self.rates()
+        return {
+            "accepted": self.accepted, "replies": dict(self.replies), "steps": self.steps,
+            "preemptions": self.preemptions,
+            "tokens": {
+                "prompt": self.prompt_tokens, "cached": self.cached_tokens,
+                "computed": self.computed_tokens, "written": self.written_tokens,
+                "drafted": self.drafted_tokens, "accepted": self.accepted_drafts,
+            },
+            "tokens_per_s": {"computed": computed, "written": written},
+            "stage_s": dict(self.stage_s),
+        }  # fmt: skip
 
-
-def _event(stage: str, low_s: float, high_s: float, size: dict[str, int]) -> dict[str, Any]:
-    return {
-        "name": stage, "ph": "X", "ts": low_s * 1e6, "dur": (high_s - low_s) * 1e6,
-        "pid": 1, "tid": 1, "args": size,
-    }  # fmt: skip
+    @staticmethod
+    def _trace_phases(trace: Trace, plan: Plan, start_s: float, booked_s: float) -> None:
+        """What changed for the requests of a step."""
+        for request in plan.preempted:
+            trace.phase(request.id, str(Phase.WAITING), start_s)
+        for request in plan.admitted:
+            trace.phase(request.id, str(Phase.PREFILL), start_s)
+        for share in plan.shares:
+            if share.request.phase is Phase.DECODE:
+                trace.phase(share.request.id, str(Phase.DECODE), booked_s)
+        sizes = {"requests": len(plan.shares), "tokens": plan.tokens}
+        trace.counts("step", start_s, sizes)

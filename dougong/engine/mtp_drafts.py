@@ -41,8 +41,7 @@ class MTPDrafts:
         states = [result.work.state for result in results]
         parts, ids, lengths = [], list[int](), list[int]()
         for result, request, state in zip(results, requests, states, strict=True):
-            assert result.streams_KSD is not None
-            streams_KSD = result.streams_KSD[-self.model.config.sliding_window :]
+            streams_KSD = result.streams[-self.model.config.sliding_window :]
             start = request.computed - len(streams_KSD)
             if state.mtp_lengths[0] != start:
                 state.skip_mtp(0, start)

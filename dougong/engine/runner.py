@@ -50,8 +50,16 @@ class Result:
     logprobs: list[Logprob] = field(default_factory=list)
     prompt_logprobs: list[Logprob] = field(default_factory=list)
     accepted: int = 0
-    streams_KSD: Tensor | None = None  # behind each token that was kept, for MTP drafts
+    streams_TSD: Tensor | None = None  # of the whole step; its own begin at row ...
+    first: int = 0
+    kept: int = 0  # ... and are so many
     error: DougongError | None = None
+
+    @property
+    def streams(self) -> Tensor:
+        """[K, S, D] behind each token that was kept, for MTP drafts."""
+        assert self.streams_TSD is not None
+        return self.streams_TSD[self.first : self.first + self.kept]
 
     @property
     def drafted(self) -> int:
@@ -75,8 +83,11 @@ class Runner:
         lengths = [len(work.ids) for work in works]
         streams_TSD = self.model(ids_T, lengths, [work.state for work in works])
         rows, spans = self._rows(works)
-        logits_RV = self.model.logits(streams_TSD[rows]) if rows else None
-        ready = [] if logits_RV is None else self._sample(works, spans, logits_RV)
+        logits_RV, ready = None, list[int | None]()
+        if rows:
+            wanted_RSD = streams_TSD if len(rows) == len(streams_TSD) else streams_TSD[rows]
+            logits_RV = self.model.logits(wanted_RSD)[:, : self.num_ids]
+            ready = self._sample(works, spans, logits_RV)
         results, low = [], 0
         for work, (first, last), length in zip(works, spans, lengths, strict=True):
             result = Result(work)
@@ -86,7 +97,7 @@ class Runner:
             kept = length - work.drafts + result.accepted
             if kept < length:
                 work.state.rollback(length - kept)
-            result.streams_KSD = streams_TSD[low : low + kept]
+            result.streams_TSD, result.first, result.kept = streams_TSD, low, kept
             results.append(result)
             low += length
         return results
@@ -123,7 +134,7 @@ class Runner:
         tokens: list[int | None] = [None] * len(logits_RV)
         if rows:
             drawn_RV = logits_RV if len(rows) == len(logits_RV) else logits_RV[rows]
-            drawn = sample_many(drawn_RV[:, : self.num_ids], params, positions)
+            drawn = sample_many(drawn_RV, params, positions)
             for row, token in zip(rows, drawn, strict=True):
                 tokens[row] = token
         return tokens
@@ -146,7 +157,7 @@ class Runner:
         for row, logits_V in enumerate(logits_RV):
             at = request.computed + row + 1  # the token that this row foretells
             if at < request.prompt_tokens:
-                scored = logprob(logits_V[: self.num_ids], request.ids[at], wanted)
+                scored = logprob(logits_V, request.ids[at], wanted)
                 result.prompt_logprobs.append(scored)
 
     def _draw(self, result: Result, logits_RV: Tensor, ready: list[int | None]) -> None:
@@ -160,8 +171,7 @@ class Runner:
             if request.guide is not None:
                 request.guide.take(token)
             if request.job.logprobs is not None:
-                scored = logprob(logits_V[: self.num_ids], token, request.job.logprobs)
-                result.logprobs.append(scored)
+                result.logprobs.append(logprob(logits_V, token, request.job.logprobs))
             result.tokens.append(token)
             if row == work.drafts or guesses[row] != token or token in request.job.stop_ids:
                 return
@@ -172,7 +182,7 @@ class Runner:
         written = request.written + before
         early = len(written) < job.min_tokens
         adjusted_V = adjust(
-            logits_V[: self.num_ids],
+            logits_V,
             options,
             job.prompt_ids,
             written,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class Options:
             if not low <= value <= high:
                 raise InputError(f"{name} is {value}; it must be from {low:g} to {high:g}.")
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether the logits are drawn from as they are."""
         penalties = (self.presence_penalty, self.frequency_penalty, self.repetition_penalty - 1.0)

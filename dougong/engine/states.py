@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,6 +140,8 @@ class States:
     def next_cut(self, request: Request, high: int) -> int:
         """Where a chunk that would end at `high` should end: at the next wanted resume point."""
         low, held = request.computed, self._held[request.id]
+        if high == low + 1:
+            return high
         ends = {end * BLOCK_TOKENS for end in held.wanted}
         if request.phase is Phase.DECODE and self.windows.keeps:
             ends.add((low // BLOCK_TOKENS + 1) * BLOCK_TOKENS)
@@ -157,6 +160,19 @@ class States:
             snapshot.release()
         if end in held.wanted or request.computed == request.prompt_tokens:
             self._keep(request, held)  # others that begin alike need not wait for the answer
+
+    def figures(self) -> dict[str, Any]:
+        """How often the caches served, and bytes by kind; `disk` is null without a store."""
+        size, cached = self.pool.block_bytes, self.cache.evictable()
+        kinds = {
+            "blocks": (self.pool.num_used - cached) * size,  # of requests that are running
+            "cached_blocks": cached * size,
+            "rings": len(self._held) * self.model.layout.ring_bytes,
+            "resume_points": self.cache.resume_bytes,
+            "disk": None if self.store is None else self.store.num_bytes,
+        }
+        served = {name: self.counts[name] for name in ("memory hits", "disk hits", "replays")}
+        return {"cache": served | {"evicted blocks": self.cache.evicted}, "bytes": kinds}
 
     def flush(self) -> None:
         """Waits until what was handed to the disk is there."""

@@ -40,6 +40,9 @@ class TextStream:
         return self._show(self._decoder.finish(), last=True)
 
     def _show(self, new: str, *, may_stop: bool = True, last: bool = False) -> str:
+        if not self._stops:
+            self.text += new
+            return new
         if self.stopped_by is not None:
             return ""
         known = len(self._held)
