@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 from dougong.chat.tokenizer import Tokenizer
-from dougong.conform.engine_damage import damage
+from dougong.conform.engine_damage import damage, lose_resumes
 from dougong.conform.engine_jobs import Jobs
 from dougong.conform.engine_oracle import Answer, Oracle
 from dougong.engine.core import Core
@@ -144,8 +144,7 @@ class Machine:
     def life(self, go_on: Callable[[], bool]) -> None:
         """An engine or two: their start, some steps (fewer if `go_on` says so), their end."""
         rng, coverage = self.rng, self.verdict.coverage
-        if rng.random() < 0.5:
-            coverage["damaged files"] += damage(self.folder, rng)
+        coverage["damaged files"] += damage(self.folder, rng)
         self._open = {self._start(): [] for _ in range(rng.choice([1, 1, 2]))}
         cores = list(self._open)
         coverage["engines side by side"] += len(cores) > 1
@@ -154,13 +153,22 @@ class Machine:
             self._event(core)
             self._now_s += 1
             self._watch(core)
-            core.step()
-            self._judge_ended(core)
-            core.states.flush()  # so that the disk's answers do not hang on its speed
-            if not go_on():
+            if not self._step(core) or not go_on():
                 break
         for core in cores:
-            self._end(core, by_force=next(self._by_force))
+            self._end(core, by_force=next(self._by_force) or core not in self._open)
+
+    def _step(self, core: Core) -> bool:
+        """One step of an engine; False if it failed, which counts as a mismatch."""
+        try:
+            core.step()
+            core.states.flush()  # so that the disk's answers do not hang on its speed
+        except Exception as fault:  # whatever it is, it is what is looked for
+            self.verdict.compare(f"seed {self.seed}: what stopped an engine", repr(fault), None)
+            del self._open[core]
+            return False
+        self._judge_ended(core)
+        return True
 
     def _start(self) -> Core:
         """An engine over the machine's disk."""
@@ -198,6 +206,9 @@ class Machine:
             core.scheduler.limits = self._limits()
         elif dice < 0.45:
             core.states.cache.evict(rng.randint(1, 24))
+        elif dice < 0.48:
+            core.states.cache.shed_resumes(0)
+            lose_resumes(self.folder)
 
     def _submit(self, core: Core, job: Job) -> None:
         request = core.submit(job)
@@ -217,7 +228,7 @@ class Machine:
 
     def _end(self, core: Core, *, by_force: bool) -> None:
         """The engine stops in the middle of whatever it is doing; nothing may be left of it."""
-        verdict, states, cut_off = self.verdict, core.states, list(self._open[core])
+        verdict, states, cut_off = self.verdict, core.states, list(self._open.get(core, ()))
         if by_force:
             verdict.coverage["crashes"] += 1
         else:

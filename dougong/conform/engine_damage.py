@@ -8,20 +8,24 @@ from random import Random
 
 
 def damage(folder: Path, rng: Random) -> int:
-    """Damages up to a quarter of the state files in `folder`; how many.
+    """Damages up to a quarter of the state files in `folder`, and perhaps its index; how many.
 
-    Perhaps the index is lost, or all resume points, so that windows have to be replayed. No process
-    may have the folder open.
+    No process may have the folder open.
     """
+    if rng.random() < 0.1:
+        for path in folder.glob("index.sqlite*"):
+            path.unlink()
     files = sorted(folder.glob("??/*"))
-    chosen = rng.sample(files, rng.randint(0, len(files) // 4))
+    chosen = rng.sample(files, rng.randint(0, len(files) // 4)) if rng.random() < 0.5 else []
     for path in chosen:
         rng.choice(DAMAGES)(path, rng.choice(files), rng)
-    for lost, chance in (("index.sqlite*", 0.2), ("??/*.resume", 0.5)):
-        if rng.random() < chance:
-            for path in folder.glob(lost):
-                path.unlink()
     return len(chosen)
+
+
+def lose_resumes(folder: Path) -> None:
+    """Removes all resume points, as another process may at any time: windows are missing."""
+    for path in folder.glob("??/*.resume"):
+        path.unlink()
 
 
 def _flip(path: Path, other: Path, rng: Random) -> None:

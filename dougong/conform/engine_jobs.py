@@ -7,6 +7,7 @@ window, an HCA entry).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -21,7 +22,8 @@ from dougong.engine.sampler import Options
 from dougong.engine.scheduler import BLOCK_TOKENS
 from dougong.model.sampling import SamplingParams
 
-BASES = 5  # conversations that prompts are cut from
+RECENT = 10  # conversations that are asked about again
+BASES = 3  # conversations that prompts are cut from
 LEAST_BLOCKS, MOST_BLOCKS = 5, 16  # of a conversation
 MOST_TAIL, MOST_WRITTEN = 40, 150
 
@@ -64,6 +66,7 @@ class Jobs:
         self._base_blocks = min(max(layers + 2, LEAST_BLOCKS), MOST_BLOCKS)
         self._bases = [self._ids(self._base_blocks * BLOCK_TOKENS) for _ in range(BASES)]
         self._drawn = 0
+        self._recent: deque[tuple[str, list[int]]] = deque(maxlen=RECENT)
 
     @property
     def longest(self) -> int:
@@ -74,24 +77,29 @@ class Jobs:
         """A job of any kind."""
         rng = self._rng
         self._drawn += 1
+        tenant = rng.choice(["", "", "", "another", "another", f"the {self._drawn}th"])
         repeated = rng.random() < 0.25
-        prompt = self._repetition() if repeated else self._prompt()
+        if self._recent and rng.random() < 0.25:
+            (tenant, prompt), repeated = self._again(), False
+        else:
+            prompt = self._repetition() if repeated else self._prompt()
         new = rng.choice([1, 2, 5, 12, 12, 30, MOST_WRITTEN])
         scored = rng.choice([None] * 6 + [0, 1])
         if scored is not None and rng.random() < 0.3:
             new = 0
         num_ids = self._tokenizer.num_ids
-        stop_ids = rng.choice([frozenset(), frozenset(rng.sample(range(num_ids), num_ids // 20))])
+        stops = rng.sample(prompt, 1) if repeated else rng.sample(range(num_ids), num_ids // 20)
+        stop_ids = frozenset(rng.choice([[], stops]))
         return Job(
             prompt_ids=prompt,
             max_tokens=new,
-            min_tokens=rng.choice([0, 0, min(3, new)]),
+            min_tokens=rng.choice([0, rng.randint(0, min(new, 12))]),
             stop_ids=stop_ids,
-            stops=rng.choice([(), (), ("e", "the")]),
+            stops=rng.choice([(), (), ("e", "the"), ("tt", "aa", "  ")]),
             options=self._options(prompt if repeated else ()),
             grammar=rng.choice([None, Rotation(num_ids)]) if stop_ids else None,
             priority=rng.choice([0, 0, 0, 1]),
-            tenant=rng.choice(["", "", "", "another", "another", f"the {self._drawn}th"]),
+            tenant=tenant,
             deadline_s=rng.choice([None] * 9 + [rng.uniform(1, 40)]),
             logprobs=rng.choice([None, 0, 2]),
             prompt_logprobs=scored,
@@ -101,6 +109,8 @@ class Jobs:
         """Takes a conversation up: later prompts may go on behind this answer."""
         rng = self._rng
         whole = [*job.prompt_ids, *ids][: self._base_blocks * BLOCK_TOKENS]
+        if len(whole) > BLOCK_TOKENS:
+            self._recent.append((job.tenant, whole))
         if len(whole) > 2 * BLOCK_TOKENS and rng.random() < 0.3:
             self._bases[rng.randrange(BASES)] = whole
 
@@ -117,6 +127,12 @@ class Jobs:
         if rng.random() < 0.25:
             prompt[rng.randrange(len(prompt))] = self._ids(1)[0]
         return prompt + self._ids(rng.choice([0, 0, 1, 3, rng.randint(1, MOST_TAIL)]))
+
+    def _again(self) -> tuple[str, list[int]]:
+        """A tenant, and what goes on right behind a block that it was just heard with."""
+        tenant, known = self._rng.choice(self._recent)
+        cut = BLOCK_TOKENS * self._rng.randint(1, len(known) // BLOCK_TOKENS)
+        return tenant, known[:cut] + self._ids(self._rng.randint(1, 3))
 
     def _repetition(self) -> list[int]:
         """A phrase over and over: what drafts are made for."""

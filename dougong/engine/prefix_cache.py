@@ -144,7 +144,7 @@ class PrefixCache:
                 self._drop_resume(resume)
         self._touch(nodes)
         self._offer(node)
-        self._shed_resumes()
+        self.shed_resumes(self.resume_budget)
         return nodes
 
     def evictable(self) -> int:
@@ -164,6 +164,11 @@ class PrefixCache:
                 freed += 1
         self.evicted += freed
         return freed
+
+    def shed_resumes(self, budget: int) -> None:
+        """Forgets the least recently used resume points until the rest take that many bytes."""
+        while self.resume_bytes > budget:
+            self._forget_resume(next(iter(self._resumes)))
 
     def clear(self) -> None:
         """Drops everything that nobody uses."""
@@ -210,11 +215,6 @@ class PrefixCache:
             self.resume_bytes -= node.resume_bytes
             node.resume, node.resume_bytes = None, 0
             del self._resumes[node]
-
-    def _shed_resumes(self) -> None:
-        """Forgets the least recently used resume points until the rest fit their budget."""
-        while self.resume_bytes > self.resume_budget:
-            self._forget_resume(next(iter(self._resumes)))
 
 
 def _keys(ids: Sequence[int], first: int = 0) -> Iterator[tuple[int, ...]]:

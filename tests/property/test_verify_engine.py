@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from torch import Tensor
 
 import dougong
 from dougong.conform.engine import EVENTS, Machine
-from dougong.engine import prefix_cache, runner, sampler
+from dougong.engine import disk_store, prefix_cache, runner, sampler
 from dougong.engine.disk_store import DiskStore, Kind, Place
+from dougong.engine.request import Request
 from dougong.engine.runner import Runner, Work
+from dougong.engine.states import States
 from dougong.kernels.compressor import pending
 from dougong.kernels.paged import BLOCK_TOKENS, RequestMemory
 from dougong.kernels.paged import Place as Ring
@@ -183,6 +186,41 @@ def batch_rows_swapped(patch: Patch) -> None:
     patch.setattr(Runner, "_rows", wrong)
 
 
+def resume_point_amid_a_replay(patch: Patch) -> None:
+    right = States._find
+
+    def wrong(self: States, request: Request, held: Any) -> None:
+        right(self, request, held)
+        held.exact = 0
+
+    patch.setattr(States, "_find", wrong)
+
+
+def callers_share_one_cache(patch: Patch) -> None:
+    right = prefix_cache.PrefixCache.match
+    patch.setattr(
+        prefix_cache.PrefixCache, "match", lambda self, tenant, *args: right(self, "", *args)
+    )
+
+
+def checksums_are_not_looked_at(patch: Patch) -> None:
+    patch.setattr(disk_store, "hmac", SimpleNamespace(compare_digest=lambda one, other: True))
+
+
+def penalties_miss_the_last_token(patch: Patch) -> None:
+    right = runner.adjust
+
+    def wrong(logits_V: Tensor, options: Any, prompt: Any, written: list[int], **more: Any) -> Any:
+        return right(logits_V, options, prompt, written[:-1], **more)
+
+    patch.setattr(runner, "adjust", wrong)
+
+
+def least_length_forgotten(patch: Patch) -> None:
+    right = runner.adjust
+    patch.setattr(runner, "adjust", lambda *args, **more: right(*args, **more | {"forbidden": ()}))
+
+
 FAULTS = [
     lost_overlap_group,
     chunk_resets_the_compressor,
@@ -195,6 +233,11 @@ FAULTS = [
     rejected_draft_stays_in_the_state,
     seed_counter_off_by_one,
     batch_rows_swapped,
+    resume_point_amid_a_replay,
+    callers_share_one_cache,
+    checksums_are_not_looked_at,
+    penalties_miss_the_last_token,
+    least_length_forgotten,
 ]
 
 
