@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +13,19 @@ from hypothesis import strategies as st
 from support.stored import CPU, DTYPES, STORED, noise, stored, turns
 from torch import Tensor
 
+from dougong.conform.draw import Draw
+from dougong.conform.kernels import error
+from dougong.conform.operator_cases import MAKERS
 from dougong.errors import BackendError, CheckpointError, ShapeError
-from dougong.kernels.cpu import products, streams
 from dougong.kernels.cpu.library import set_instruction_path
 from dougong.kernels.paged import Span, Spans
-from dougong.kernels.registry import operators
+from dougong.kernels.registry import operator_names, operators
 from dougong.kernels.stored import StoredMatrix
 
 REFERENCE = operators("reference")
-GUARD = 64  # elements before and behind a result
+GUARD, BAND = 64, 99  # elements before and behind a result; what they hold
+# A row of their cases is a sample, a call of its own.
+BY_SAMPLE = {"compress", "index_alignment", "cross_entropy"}
 # float32 sums in another order: a few units in the last place of the largest term, over up to some
 # hundred terms; bfloat16 results are rounded to 8 bits, and one rounding may fall the other way.
 CLOSE = {
@@ -205,40 +210,59 @@ def test_cache_rounding_equals_the_reference_but_for_ties() -> None:
         assert ((ours - theirs).abs() < 1e-5).float().mean() > 0.995
 
 
-def test_results_fill_their_tensor_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    def guarded(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        size = [*shape[0]] if len(shape) == 1 and not isinstance(shape[0], int) else [*shape]
+class Guarded:
+    """Stands for torch.empty, empty_like and zeros: results of NaN (zeros) between guard bands."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.buffers: list[Tensor] = []
+        self.full = torch.full
+        monkeypatch.setattr(torch, "empty", self.empty)
+        monkeypatch.setattr(torch, "empty_like", lambda x: self.empty(x.shape, dtype=x.dtype))
+        monkeypatch.setattr(torch, "zeros", self.zeros)
+
+    def empty(
+        self, *shape: Any, dtype: torch.dtype = torch.float32, device: object = None
+    ) -> Tensor:
+        return self._inside(shape, float("nan") if dtype.is_floating_point else BAND, dtype)
+
+    def zeros(self, *shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self._inside(shape, 0, dtype)
+
+    def _inside(self, shape: tuple[Any, ...], value: float, dtype: torch.dtype) -> Tensor:
+        size = shape if not shape or isinstance(shape[0], int) else tuple(shape[0])
         count = int(np.prod(size))
-        buffer = torch.full((count + 2 * GUARD,), float("nan")).to(dtype)
-        buffers.append(buffer)
+        buffer = self.full((count + 2 * GUARD,), BAND, dtype=dtype)
+        buffer[GUARD : GUARD + count] = value
+        self.buffers.append(buffer)
         return buffer[GUARD : GUARD + count].view(size)
 
-    buffers: list[Tensor] = []
-    bf = torch.bfloat16
-    for module in (products, streams):
-        monkeypatch.setattr(module.torch, "empty", guarded)
-    for dtype in (torch.float32, bf):
-        for rows in (1, 5):
-            x = noise(rows, 70, dtype=dtype)
-            outputs = [
-                CPU.linear(x, stored("F8_E4M3", 13, 70)),
-                CPU.rms_norm(x, None, 1e-6),
-                CPU.grouped_experts(
-                    x, torch.ones(rows, 1), torch.zeros(rows, 1, dtype=torch.int64),
-                    stored("F32", 9, 70, 0, 1), stored("F32", 9, 70, 1, 1),
-                    stored("F32", 70, 9, 2, 1), limit=1.0, rounded=False,
-                ),
-                *CPU.mhc_pre(
-                    x.view(rows, 2, 35), noise(8, 70), noise(8), noise(3),
-                    iterations=3, hc_eps=1e-6, norm_eps=1e-6,
-                ),
-            ]  # fmt: skip
-            assert all(torch.isfinite(out).all() for out in outputs)
-    floating = [buffer for buffer in buffers if buffer.is_floating_point()]
-    assert len(floating) >= 20
-    for buffer in floating:
-        assert buffer[:GUARD].isnan().all()
-        assert buffer[-GUARD:].isnan().all()
+    def untouched(self) -> bool:
+        """Whether all bands are what they were."""
+        bands = [band for x in self.buffers for band in (x[:GUARD], x[-GUARD:])]
+        return all(bool((band == BAND).all()) for band in bands)
+
+
+@pytest.mark.parametrize("operator", sorted({*operator_names()} - {"index_alignment"}))
+def test_results_fill_their_tensors_and_nothing_else(operator: str) -> None:
+    # index_alignment is the trainer's: one number, which is checked there
+    cases = [make(Draw(5), rows) for rows in (1, 17) for make in MAKERS[operator]]
+    counted = 0
+    for case in cases:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            guarded = Guarded(monkeypatch)
+            results = case.run(CPU)
+        assert error(results, case.expected(CPU, REFERENCE), case.close)[1] is None, case.about
+        assert guarded.untouched(), case.about
+        counted += len(guarded.buffers)
+    assert counted >= len(cases)
+
+
+@pytest.mark.parametrize("operator", [name for name in operator_names() if name not in BY_SAMPLE])
+def test_no_rows_give_no_rows(operator: str) -> None:
+    for make in MAKERS[operator]:
+        case = make(Draw(5), 17)
+        whole, none = case.run(CPU), case.run(CPU, 0, 0)
+        assert [x.shape for x in none] == [(0, *x.shape[1:]) for x in whole], case.about
 
 
 def test_denormals_do_not_change_the_callers_arithmetic() -> None:
