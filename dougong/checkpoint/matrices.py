@@ -76,8 +76,10 @@ def _read(file: SafetensorsFile, name: str) -> NDArray[np.float32]:
 def _of_npy(path: Path) -> list[Matrix]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as problem:
-        raise CheckpointError(f"{path} is not a readable .npy file: {problem}") from None
+    except OSError as problem:
+        raise CheckpointError(f"{path} cannot be read: {problem.strerror}.") from None
+    except (ValueError, EOFError):  # numpy's own words advise to read it as a pickle
+        raise CheckpointError(f"{path} is not a readable .npy file of plain numbers.") from None
     if array.ndim < 2 or not array.size or not np.issubdtype(array.dtype, np.floating):
         return []
     rows: NDArray[np.floating] = array.reshape(-1, array.shape[-1])

@@ -106,7 +106,10 @@ def test_what_cannot_be_measured_is_refused_in_one_line(
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     assert "'nan': The matrix to quantize" in refused([str(tmp_path / "nan.safetensors")], capfd)
     assert "holds no matrix" in refused([str(tmp_path / "ids.safetensors")], capfd)
-    assert "not a readable .npy" in refused([str(tmp_path / "objects.npy")], capfd)
+    (tmp_path / "empty.npy").touch()
+    for name in ("objects.npy", "empty.npy"):
+        said = refused([str(tmp_path / name)], capfd)
+        assert said.endswith(f"{name} is not a readable .npy file of plain numbers.\n")
     assert "there is no model 'no/such'" in refused(["no/such"], capfd)
     assert "number format 'fp3' is unknown" in refused(["--format", "fp3"], capfd)
     assert ".png, .svg, .pdf" in refused(["--plot", "x.gif"], capfd)
