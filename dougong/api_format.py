@@ -41,6 +41,17 @@ def schema_of(response_format: Mapping[str, Any] | None) -> Any:
     return json.loads(spec.text) if spec is not None and spec.kind == "json_schema" else None
 
 
+def told_tools(tools: Tools) -> list[Mapping[str, Any]]:
+    """Tools as the prompt tells of them: how strictly they are meant is the grammar's affair.
+
+    Raises: InputError if one is malformed.
+    """
+    functions = [dict(function) for function in read_tools(tools, "tools")]
+    for function in functions:
+        function.pop("strict", None)
+    return [{"type": "function", "function": function} for function in functions]
+
+
 def _format(given: Mapping[str, Any] | None) -> GrammarSpec | None:
     if given is None:
         return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dougong.api import Answer, Model, Prompt
-from dougong.api_format import grammar_of, schema_of
+from dougong.api_format import grammar_of, schema_of, told_tools
 from dougong.chat.completion import CompletionParser, parse
 from dougong.chat.effort import Profile
 from dougong.engine.grammar import GrammarSpec
@@ -106,7 +106,8 @@ class Question:
         self._check_ids(model.tokenizer.num_ids)
         ids = model.encode(
             self.prompt, thinking=self.thinking, effort=self.effort, profile=self.profile,
-            tools=self.shown_tools, raw=self.raw, response_format=schema_of(self.response_format),
+            tools=told_tools(self.shown_tools), raw=self.raw,
+            response_format=schema_of(self.response_format),
         )  # fmt: skip
         room = min(room, model.config.max_position_embeddings) - len(ids)
         if room < (self.max_tokens or 1):

@@ -2,7 +2,8 @@
 
 Beside OpenAI's fields: DeepSeek's `thinking`, and what vLLM and others call top_k, min_p,
 repetition_penalty, min_tokens, stop_token_ids and priority. `user` is the tenant: what is cached
-for one user no other can find.
+for one user no other can find. Messages, tools and efforts are taken as DeepSeek's own API takes
+them. Checked by: tests/parity/test_chat_request_against_recipe.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from dougong.api_question import Question
 from dougong.chat.effort import Profile
+from dougong.chat.messages import read_messages
 from dougong.errors import InputError
 
 
@@ -51,6 +53,13 @@ _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "parallel_tool_calls": (True,),
 }
+# OpenAI's words for efforts that a profile does not know -> its own.  Sources: DeepSeek's API
+# documentation, guides/thinking_mode, for 0813; the same page of April 2026 for preview.
+_EFFORTS: dict[Profile, dict[str, str]] = {
+    "preview": {"minimal": "high", "low": "high", "medium": "high", "xhigh": "max", "ultra": "max"},
+    "0813": {"minimal": "low", "medium": "high", "xhigh": "high", "ultra": "max"},
+}
+_FUNCTION_FIELDS = {"name", "description", "parameters", "strict"}
 
 
 def read_chat(body: Mapping[str, Any], model: str, *, profile: Profile = "preview") -> ChatRequest:
@@ -101,21 +110,34 @@ def _flag(given: dict[str, Any], key: str) -> bool:
     return value
 
 
-def _messages(messages: Any) -> Any:
-    """Text parts of messages that take one text become one; the encoder checks all else."""
+def _messages(messages: Any) -> list[dict[str, Any]]:
+    """The conversation; whatever the system says stands at its front, in one message."""
     if not isinstance(messages, list):
         raise InputError("messages must be a list of messages, each an object with a role.")
-    return [_joined(message) for message in messages]
+    read = [_joined(message) for message in messages]
+    read_messages(read)  # names the message that is malformed by its place in the request
+    system = [message for message in read if message["role"] == "system"]
+    rest = [message for message in read if message["role"] != "system"]
+    if not rest or rest[-1]["role"] not in ("user", "tool"):
+        raise InputError("messages must end with a user's or a tool's, which is to be answered.")
+    texts = [message["content"] for message in system if message["content"]]
+    return [{"role": "system", "content": "\n\n".join(texts)}, *rest] if texts else rest
 
 
 def _joined(message: Any) -> Any:
-    content = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(content, list) or message.get("role") in ("user", "tool"):
+    """A message with text parts made one text, where one is wanted; all else is checked later."""
+    if not isinstance(message, dict):
         return message
-    texts = [part["text"] for part in content if isinstance(part, dict) and _is_text(part)]
-    if len(texts) < len(content):
-        raise InputError(f"a {message.get('role')} message's content must be text.")
-    return {**message, "content": "\n\n".join(texts)}
+    role = "system" if message.get("role") == "developer" else message.get("role")
+    if role == "system" and (wrong := message.keys() & {"tools", "response_format"}):
+        raise InputError(f"{min(wrong)} belongs beside messages, not into one of them.")
+    content = message.get("content")
+    if isinstance(content, list) and role not in ("user", "tool"):
+        texts = [part["text"] for part in content if isinstance(part, dict) and _is_text(part)]
+        if len(texts) < len(content):
+            raise InputError(f"a {message.get('role')} message's content must be text.")
+        content = "\n\n".join(texts)
+    return {**message, "role": role, "content": content}
 
 
 def _is_text(part: dict[str, Any]) -> bool:
@@ -160,7 +182,10 @@ def _thinking(given: dict[str, Any], options: dict[str, Any]) -> None:
     effort = None if effort == "none" else effort
     if effort is not None and switch == {"type": "disabled"}:
         raise InputError("reasoning_effort says how hard to think, but thinking is disabled.")
-    options |= {"thinking": switch == {"type": "enabled"} or effort is not None, "effort": effort}
+    options["thinking"] = switch == {"type": "enabled"} or effort is not None
+    if options["thinking"]:
+        effort = effort or "high"
+        options["effort"] = _EFFORTS[options["profile"]].get(effort, effort)
 
 
 def _tools(given: dict[str, Any], options: dict[str, Any]) -> None:
@@ -168,8 +193,21 @@ def _tools(given: dict[str, Any], options: dict[str, Any]) -> None:
     tools, choice = given.pop("tools", []), given.pop("tool_choice", "auto")
     if not isinstance(tools, list):
         raise InputError("tools must be a list of functions.")
+    tools = [_tool(number, tool) for number, tool in enumerate(tools)]
     options |= {"tools": tools, "tool_choice": choice}
     options["response_format"] = given.pop("response_format", None)
+
+
+def _tool(number: int, tool: Any) -> Any:
+    """A tool with everything that the model is told of one, in this order."""
+    function = tool.get("function") if isinstance(tool, dict) else None
+    if not isinstance(function, dict):
+        return tool
+    if rest := function.keys() - _FUNCTION_FIELDS:
+        raise InputError(f"tools[{number}].function.{min(rest):.100} is no field; leave it out.")
+    filled = {"name": None, "description": "", "parameters": {}}
+    filled |= {key: value for key, value in function.items() if value is not None}
+    return {**tool, "function": filled}
 
 
 def _tenant(given: dict[str, Any], options: dict[str, Any]) -> None:
