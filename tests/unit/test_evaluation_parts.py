@@ -16,7 +16,7 @@ from dougong.train.evaluation.baselines import trigram_bits_per_character, xz_bi
 from dougong.train.evaluation.card import CLOSE, OPEN, card_with_results
 from dougong.train.evaluation.memorization import longest_runs
 from dougong.train.evaluation.reading import losses_of_stream, losses_of_windows
-from dougong.train.evaluation.table import markdown
+from dougong.train.evaluation.table import by_distance, markdown
 from dougong.train.evaluation.tasks import is_well_formed, share_of
 
 
@@ -140,6 +140,20 @@ def test_a_stop_token_ends_an_answer_and_is_no_part_of_it() -> None:
     assert (ended.ids, ended.ended) == ([5, 5], True)
     (cut,) = answer_all(model, [Question(ids=[2, 3], max_tokens=2)], stop_id=1, num_ids=10)
     assert (cut.ids, cut.ended) == ([5, 5], False)
+
+
+def test_single_needles_are_counted_by_how_far_back_they_stand() -> None:
+    def cell(length: int, depth: float | None, right: int) -> dict[str, object]:
+        return {"length": length, "depth": depth, "right": right, "asked": 2}
+
+    cells = [cell(256, 0.95, 2), cell(512, 0.95, 1), cell(512, 0.75, 1), cell(512, 0.5, 1),
+             cell(8192, 0.25, 0), cell(256, None, 2)]  # fmt: skip
+    assert by_distance(cells) == {
+        "0 to 64": (3, 4),
+        "65 to 128": (1, 2),
+        "129 to 512": (1, 2),
+        "2,049 and more": (0, 2),
+    }
 
 
 def test_the_card_keeps_its_text_around_a_new_table() -> None:

@@ -52,12 +52,14 @@ def _text(axes: Any, figures: dict[str, Any]) -> None:
                ("trigram", "3-gram", PALE))  # fmt: skip
     names = [domain["name"] for domain in figures["domains"]]
     for i, (key, label, color) in enumerate(columns):
-        heights = [domain[key] for domain in figures["domains"]]
-        places = [x + (i - 1) * 0.27 for x in range(len(names))]
-        bars = axes.bar(places, heights, 0.25, color=color, label=label)
-        axes.bar_label(bars, fmt="%.2f", fontsize=6)
-    axes.set_xticks(range(len(names)), names)
-    axes.legend(fontsize=7, frameon=False)
+        lengths = [domain[key] for domain in figures["domains"]]
+        places = [y + (i - 1) * 0.27 for y in range(len(names))]
+        bars = axes.barh(places, lengths, 0.25, color=color, label=label)
+        if key == "bits_per_character":
+            axes.bar_label(bars, fmt="%.2f", fontsize=5, label_type="center", color="white")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.legend(fontsize=7, frameon=False, loc="upper right")
 
 
 def _position(axes: Any, figures: dict[str, Any]) -> None:

@@ -17,6 +17,9 @@ class Row:
     beside: str = ""
 
 
+DISTANCES = ((64, "0 to 64"), (128, "65 to 128"), (512, "129 to 512"), (2048, "513 to 2,048"))
+FURTHER = "2,049 and more"  # the window is 128 tokens; what lies behind it is seen compressed
+FORMS = ("json", "tools")  # whose answers programs read
 HEAD = Row("suite", "what", "result", "beside")
 
 
@@ -47,10 +50,10 @@ def percent(share: float) -> str:
 
 
 def _kinds(suite: str, figures: dict[str, Any]) -> Iterator[Row]:
-    """Shares of right answers; how many were well formed, where that is not all of them."""
+    """Shares of right answers; how many were well formed, where not all are or a form is asked."""
     for kind in figures["kinds"]:
         beside = f"{100 * kind['low']:.0f} to {percent(kind['high'])}, {kind['asked']} asked"
-        if kind.get("well_formed", 1) < 1:
+        if kind.get("well_formed", 1) < 1 or suite in FORMS:
             beside += f", well formed {percent(kind['well_formed'])}"
         yield Row(suite, name_of(kind), percent(kind["share"]), beside)
 
@@ -89,6 +92,20 @@ def by_length(cells: list[dict[str, Any]], filler: str, keys: int) -> dict[int, 
     return found
 
 
+def by_distance(cells: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Right and asked of single needles, by about how many tokens they stand before the end."""
+    found: dict[str, tuple[int, int]] = {}
+    for cell in cells:
+        if cell["depth"] is None:
+            continue
+        distance = (1 - cell["depth"]) * cell["length"]
+        name = next((name for most, name in DISTANCES if distance <= most), FURTHER)
+        right, asked = found.get(name, (0, 0))
+        found[name] = right + cell["right"], asked + cell["asked"]
+    order = [*(name for _, name in DISTANCES), FURTHER]
+    return {name: found[name] for name in order if name in found}
+
+
 def _needle(suite: str, figures: dict[str, Any]) -> Iterator[Row]:
     sorts = dict.fromkeys((cell["filler"], cell["keys"]) for cell in figures["cells"])
     for filler, keys in sorted(sorts, key=lambda sort: (-len(sort[0]), sort[1])):
@@ -98,6 +115,9 @@ def _needle(suite: str, figures: dict[str, Any]) -> Iterator[Row]:
         tokens = " / ".join(f"{n // 1024}k" if n >= 1024 else str(n) for n in lengths)
         what = f"{keys} number{'s' * (keys > 1)} hidden in {'the ' * (filler == 'novel')}{filler}"
         yield Row(suite, what, f"{shares} %", f"in {tokens} tokens, {counts[0]} asked each")
+    for name, (right, asked) in by_distance(figures["cells"]).items():
+        what = f"1 number, about {name} tokens before the question"
+        yield Row(suite, what, percent(right / asked), f"{asked} asked, of the above")
 
 
 def _memorization(suite: str, figures: dict[str, Any]) -> Iterator[Row]:
