@@ -13,14 +13,14 @@ from dougong.cli import options
 from dougong.cli.values import TOKENS
 from dougong.errors import InputError
 
-PARTS = ("steps", "requests", "turns", "drafts")
+PARTS = ("steps", "requests", "turns", "drafts")  # and "long", which takes longer than all
 
 
 @click.command("engine")
 @click.argument("model", metavar="MODEL|PRESET", default="m97")
 @click.option(
-    "--part", "parts", type=click.Choice(PARTS), multiple=True,
-    help="Measure only this; may be given several times. [default: everything]",
+    "--part", "parts", type=click.Choice((*PARTS, "long")), multiple=True,
+    help="Measure only this; may be given several times. [default: everything but long]",
 )  # fmt: skip
 @click.option(
     "--steps", type=click.IntRange(min=1), default=200, show_default=True,
@@ -39,6 +39,10 @@ PARTS = ("steps", "requests", "turns", "drafts")
     help="Tokens of the conversation whose second turn is timed.",
 )  # fmt: skip
 @click.option(
+    "--long", "long_tokens", type=TOKENS, default="1M", show_default=True,
+    help="Tokens of the long prompt.",
+)  # fmt: skip
+@click.option(
     "--trace", type=click.Path(path_type=Path), default=None, metavar="FILE",
     help="Write every step and request for a browser's trace viewer.",
 )  # fmt: skip
@@ -51,8 +55,8 @@ PARTS = ("steps", "requests", "turns", "drafts")
 @options.json_option
 def command(
     model: str, parts: tuple[str, ...], steps: int, requests: int, new_tokens: int,
-    conversation: int, trace: Path | None, threads: int | None, record: bool, as_json: bool,
-    **words: Any,
+    conversation: int, long_tokens: int, trace: Path | None, threads: int | None, record: bool,
+    as_json: bool, **words: Any,
 ) -> None:  # fmt: skip
     """Measure the engine on a checkpoint, or on random weights of a preset.
 
@@ -63,7 +67,8 @@ def command(
     from the cache in memory, then in an engine started anew over the same disk.
     drafts: the default drafts beside none, one request, on a phrase repeated 40 times whose tokens
     a bias keeps likely, greedy, and on random text with temperature 1; the best of three runs.
-    Weights are warm everywhere.
+    long: one prompt, its states in a mapped file, 64 MiB of resume points: its time beside the
+    engine's estimate, and how far the process grew. Weights are warm everywhere.
 
     \b
     Examples:
@@ -75,8 +80,8 @@ def command(
     allowed_s), requests (requests, prompt_tokens, new_tokens, seconds, tokens_per_s, steps,
     stage_s), turns (conversation, cold_s, memory_s, disk_s, memory_of_cold, disk_of_cold,
     cached_tokens (from memory, from disk)), drafts (text, plain_tokens_per_s,
-    drafted_tokens_per_s, times, drafted, accepted); null for a part that was not asked for;
-    recorded (files)
+    drafted_tokens_per_s, times, drafted, accepted), long (tokens, estimate_s, seconds, of_estimate,
+    state_bytes, grown_bytes); null for a part that was not asked for; recorded (files)
     """  # fmt: skip
     wanted = set(parts or PARTS)
     with ExitStack() as stack:
@@ -94,6 +99,7 @@ def command(
             "requests": bench.requests(requests, new_tokens) if "requests" in wanted else None,
             "turns": bench.turns(conversation, folder / "state") if "turns" in wanted else None,
             "drafts": bench.drafts() if "drafts" in wanted else None,
+            "long": bench.long(long_tokens, folder) if "long" in wanted else None,
         }  # fmt: skip
     report["recorded"] = keep(report) if record else []
     options.emit(report, as_json, describe(report))
@@ -151,6 +157,12 @@ def describe(report: dict[str, Any]) -> str:
             f"{row['drafted_tokens_per_s']:.1f} ({row['times']:.2f}x), {row['accepted']} of "
             f"{row['drafted']} drafts right"
         )
+    if row := report["long"]:
+        lines.append(
+            f"a prompt of {row['tokens']:,} tokens: {row['seconds']:,.1f} s, "
+            f"{row['of_estimate']:.2f} of the estimate; states {row['state_bytes'] / 2**20:,.0f} "
+            f"MiB, the process grew by {row['grown_bytes'] / 2**20:,.0f} MiB"
+        )
     return "\n".join(lines)
 
 
@@ -176,5 +188,11 @@ def keep(report: dict[str, Any]) -> list[str]:
             figures.append((f"turn_{key[:-2]}_{row['conversation']}", row[key], "s"))
     for row in report["drafts"] or []:
         figures.append((f"drafts_{row['text'].replace(' ', '_')}", row["times"], "1"))
+    if row := report["long"]:
+        figures += [
+            (f"long_{row['tokens']}", row["seconds"], "s"),
+            (f"long_estimate_{row['tokens']}", row["estimate_s"], "s"),
+            (f"long_grown_{row['tokens']}", row["grown_bytes"], "B"),
+        ]
     made = [make_record(f"{start}.{key}", value, unit, typed) for key, value, unit in figures]
     return [path.as_posix() for path in append_records(made, "engine")]

@@ -23,6 +23,7 @@ ALLOWED_SHARE, ALLOWED_S = 0.05, 100e-6  # of a bare step, and in any case
 SHORTEST, LONGEST = 50, 4000  # prompt tokens of the many requests
 TURN_TOKENS, ANSWER_TOKENS = 64, 32  # of a conversation's second question and first answer
 DRAFT_TOKENS, DRAFT_RUNS = 256, 3
+LONG_STATE_BYTES = 64 * 2**20  # of a long prompt in memory; what is more is mapped
 PHRASES, PHRASE_TOKENS = 40, 24  # the repetitive prompt
 
 
@@ -121,6 +122,25 @@ class Bench:
             "cached_tokens": [warm.cached_tokens, from_disk.cached_tokens],
         }  # fmt: skip
 
+    def long(self, tokens: int, folder: Path) -> Row:
+        """A prompt of so many tokens in states that are mapped: its time beside the estimate."""
+        from dougong.engine.estimate import prompt_seconds
+
+        self._warm_up()
+        before = peak_bytes()
+        core = self.core(
+            tokens + 256, memory_bytes=LONG_STATE_BYTES, resume_bytes=LONG_STATE_BYTES,
+            scratch=folder,
+        )  # fmt: skip
+        estimate_s = prompt_seconds(core.states, tokens, core.scheduler.limits.step_tokens)
+        reply = answer(core, job(self.ids(1, tokens), 1))
+        return {
+            "tokens": tokens, "estimate_s": estimate_s, "seconds": first_token_s(reply),
+            "of_estimate": first_token_s(reply) / estimate_s,
+            "state_bytes": core.states.pool.num_blocks * core.states.pool.block_bytes,
+            "grown_bytes": peak_bytes() - before,
+        }  # fmt: skip
+
     def drafts(self) -> list[Row]:
         """The default drafts beside none, in turn: the best of a few runs of each."""
         phrase = self.ids(3, PHRASE_TOKENS)
@@ -150,6 +170,15 @@ class Bench:
         for i in range(4):
             core.submit(job(self.ids(i, 600), 4))
         core.run()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far, mapped files included."""
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def prompt_lengths(count: int) -> list[int]:
