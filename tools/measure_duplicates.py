@@ -3,7 +3,7 @@
     python tools/measure_duplicates.py [--draws 50000] [FAMILY ...]
 
 A run counts as repeated if an earlier sample of the same family has it. Prompts and answers are
-taken together, as training reads them. docs/training.md has the figures.
+taken together, as training reads them. docs/data.md has the figures.
 """
 
 from __future__ import annotations

@@ -176,6 +176,14 @@ def test_needle_stands_in_the_text_exactly_once(seed: int, keys: int, depth: flo
     assert len(others) == keys
 
 
+@pytest.mark.parametrize("family", ["needles", "haystacks"])
+@given(seed=seeds, held_out=st.booleans())
+def test_hidden_numbers_stay_on_their_side(family: str, seed: int, held_out: bool) -> None:
+    text = draw(family, seed, "4 keys", held_out).messages[0]["content"]
+    for number in re.findall(r"(?:number|code) of \w+ is (\w+)\.", text):
+        assert reserved("code", number) == held_out
+
+
 @given(seed=seeds)
 def test_looked_up_values_are_read_off_the_text(seed: int) -> None:
     task = recall.RECALL.draw("people", random.Random(seed))
