@@ -57,6 +57,7 @@ class Engine:
         limits: Limits | None = None,
         states: StateSettings | None = None,
         drafts: DraftSettings | None = None,
+        trace: str | Path | None = None,
     ) -> None:
         """Loads the model and starts the engine's thread.
 
@@ -68,7 +69,9 @@ class Engine:
             limits: the most requests at once and waiting, and the most tokens in a step.
             states: where states are kept: windows, disk, a mapped file.
             drafts: how far ahead tokens may be guessed; None: by lookup, where that pays.
-        Raises: CheckpointError, ConfigError, BackendError; InputError for a V3 model.
+            trace: a file for every step and request, which a browser's trace viewer shows.
+        Raises: CheckpointError, ConfigError, BackendError; InputError for a V3 model, or a file
+            that cannot be written.
         """
         if not isinstance(model, Model):
             backend = backend or serving_backend(model, dtype)
@@ -92,6 +95,7 @@ class Engine:
             limits=limits,
             states=states,
             drafts=drafts,
+            trace=None if trace is None else Path(trace),
         )
 
     def __enter__(self) -> Engine:
@@ -109,6 +113,10 @@ class Engine:
     def metrics(self) -> Metrics:
         """What the engine has done so far."""
         return self.jobs.metrics
+
+    def figures(self) -> dict[str, Any]:
+        """The metrics as they are now, and the queue, caches and bytes by kind."""
+        return self.jobs.figures()
 
     def generate(self, prompts: Iterable[Prompt], **options: Any) -> list[Answer]:
         """The answers to all prompts, in their order (with `n`, each prompt's n one after another).

@@ -16,10 +16,10 @@ from dougong.errors import InputError
 
 # What goes with --batch; each line of the file says the rest for itself.
 _WITH_BATCH = {
-    "batch", "out", "memory_tokens", "as_json", "model", "backend", "no_fallback", "dtype",
+    "batch", "out", "memory_tokens", "trace", "as_json", "model", "backend", "no_fallback", "dtype",
     "rounding", "memory", "threads", "profile",
 }  # fmt: skip
-_ONLY_BATCH = {"out", "memory_tokens"}
+_ONLY_BATCH = {"out", "memory_tokens", "trace"}
 
 
 @click.command("generate")
@@ -42,6 +42,7 @@ _ONLY_BATCH = {"out", "memory_tokens"}
     help="Where the answers to --batch go. Answers that it holds already are kept.",
 )
 @options.memory_tokens_option
+@options.trace_option
 @options.json_option
 def command(prompt: str | None, as_json: bool, **words: Any) -> None:
     """Answer PROMPT; `-` reads it from stdin.
@@ -63,10 +64,11 @@ def command(prompt: str | None, as_json: bool, **words: Any) -> None:
     backend, dtype, rounding, out, requests, kept, answered, failed, prompt_tokens, cached_tokens,
     completion_tokens, seconds
     """
-    batch, out, tokens = words.pop("batch"), words.pop("out"), words.pop("memory_tokens")
+    batch, out = words.pop("batch"), words.pop("out")
+    engine = {name: words.pop(name) for name in ("memory_tokens", "trace")}
     _check_words(batch, out, prompt)
     if batch is not None:
-        run_batch(batch, out, tokens, as_json, words)
+        run_batch(batch, out, engine, as_json, words)
         return
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
@@ -106,9 +108,9 @@ def _check_words(batch: Path | None, out: Path | None, prompt: str | None) -> No
 
 
 def run_batch(
-    batch: Path, out: Path, memory_tokens: int, as_json: bool, words: dict[str, Any]
+    batch: Path, out: Path, settings: dict[str, Any], as_json: bool, words: dict[str, Any]
 ) -> None:
-    """Answers a file of requests into another, with progress on stderr."""
+    """Answers a file of requests into another, with progress on stderr; `settings` of `Engine`."""
     how, profile = options.chosen(words), words["profile"]
     model = options.load(words)
     from dougong.api_engine import Engine
@@ -117,11 +119,12 @@ def run_batch(
     name = options.served_name(how["model"])
     progress, start_s = options.Progress("answering", "requests"), time.monotonic()
     try:
-        with Engine(model, memory_tokens=memory_tokens) as engine:
+        with Engine(model, **settings) as engine:
             run = BatchRun(engine, name, batch, out, profile=profile)
             totals = run.run(progress.update)
     finally:
         progress.close()
+    options.mention_fault(engine)
     seconds = time.monotonic() - start_s
     report = {**how, "out": str(out), **vars(totals), "seconds": round(seconds, 3)}
     kept = f", {totals.kept:,} kept from before" if totals.kept else ""

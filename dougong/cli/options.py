@@ -15,6 +15,7 @@ from dougong.cli.values import BYTES, TOKENS
 
 if TYPE_CHECKING:
     from dougong.api import Model
+    from dougong.api_engine import Engine
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,6 +106,13 @@ memory_tokens_option = click.option(
     show_default="64k",
     help="Tokens of state to keep for requests that run together, and for what may come again.",
 )
+trace_option = click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="Write every step and request of the engine for a browser's trace viewer.",
+)
 
 
 # --model and how it is loaded; `load` takes what they collect.
@@ -180,6 +188,13 @@ def load(words: dict[str, Any]) -> Model:
 def served_name(name: str) -> str:
     """What requests call the model: a folder goes by its own name, not by where it lies."""
     return name if not Path(name).is_dir() else Path(name).resolve().name
+
+
+def mention_fault(engine: Engine) -> None:
+    """Says if the engine's trace is not whole."""
+    trace = engine.metrics.trace
+    if trace is not None and trace.fault is not None:
+        click.echo(trace.fault, err=True)
 
 
 def mention_size(name: str) -> None:

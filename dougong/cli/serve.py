@@ -35,10 +35,11 @@ MAX_KEY = 512
 )
 @options.profile_option
 @options.memory_tokens_option
+@options.trace_option
 @options.json_option
 def command(
     host: str, port: int, api_key_file: Path | None, profile: Any, memory_tokens: int,
-    as_json: bool, **words: Any,
+    trace: Path | None, as_json: bool, **words: Any,
 ) -> None:  # fmt: skip
     """Serve Chat Completions (streamed or whole) and Models, until interrupted.
 
@@ -56,7 +57,7 @@ def command(
     key = read_key(host, api_key_file)
     try:
         import fastapi  # noqa: F401 - to say at once what is missing
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError:
         raise InputError("serve needs fastapi and uvicorn: pip install 'dougong[serve]'.") from None
     how = options.chosen(words)
@@ -65,18 +66,19 @@ def command(
     from dougong.api_engine import Engine
     from dougong.server.app import make_app
     from dougong.server.gate import LOOPBACK, Gate
+    from dougong.server.run import serve
 
     name = options.served_name(how["model"])
-    app = make_app(Engine(model, memory_tokens=memory_tokens), name, profile=profile)
-    gate = Gate(app, hosts=LOOPBACK if is_loopback(host) else None, key=key)
+    engine = Engine(model, memory_tokens=memory_tokens, trace=trace)
+    app = make_app(engine, name, profile=profile)
+    gate = Gate(app, hosts=(host, *LOOPBACK) if is_loopback(host) else None, key=key)
     address = f"[{host}]" if ":" in host else host
     url = f"http://{address}:{listening.getsockname()[1]}/v1"
     options.emit({**how, "name": name, "url": url}, as_json, f"{name} answers at {url}")
-    config = uvicorn.Config(
-        gate, log_level="warning", access_log=False, server_header=False,
-        timeout_graceful_shutdown=5, limit_concurrency=4096,
-    )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listening])
+    try:
+        serve(gate, engine, listening)
+    finally:
+        options.mention_fault(engine)
 
 
 def is_loopback(host: str) -> bool:

@@ -198,7 +198,8 @@ class Core:
     def _end(self, request: Request, finish: Finish, error: str | None = None) -> None:
         self.scheduler.remove(request)
         self.drafter.forget(request)
-        rest = "" if request.text is None else request.text.finish()
+        # U+FFFD may be nothing that a grammar knows
+        rest = "" if request.text is None else request.text.finish(whole=request.guide is not None)
         now_s = self.clock()
         reply = request.end(finish, now_s, error)
         self.metrics.ended(reply, now_s)

@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +20,7 @@ from dougong.engine.request import Finish, Job, Listener, Reply, Request, Update
 from dougong.engine.scheduler import Limits
 from dougong.engine.settings import DEFAULT_LOOKUP, DraftSettings, StateSettings
 from dougong.engine.states import States
+from dougong.engine.trace import Trace
 from dougong.errors import DougongError, InputError
 from dougong.model.transformer import Transformer
 
@@ -35,7 +37,9 @@ class Engine:
         limits: the most requests at once and waiting, and the most tokens in a step.
         states: where states are kept: windows, disk, a mapped file.
         drafts: how far ahead tokens may be guessed; None: by lookup, where that pays.
-    Raises: InputError for a folder that cannot be used, or MTP drafts of a model without a block.
+        trace: a file for every step and request, which a browser's trace viewer shows.
+    Raises: InputError for a folder or file that cannot be used, or MTP drafts of a model without a
+        block.
     """
 
     def __init__(
@@ -47,10 +51,13 @@ class Engine:
         limits: Limits | None = None,
         states: StateSettings | None = None,
         drafts: DraftSettings | None = None,
+        trace: Path | None = None,
     ) -> None:
+        recorder = None if trace is None else Trace(trace)
         kept = States.open(model, memory_tokens, states or StateSettings())
         drafts = drafts or DraftSettings(lookup=DEFAULT_LOOKUP)
         self._core = Core(model, kept, limits, tokenizer=tokenizer, drafts=drafts)
+        self._core.metrics.trace = recorder
         self._inbox: deque[Request] = deque()
         self._news = threading.Condition()
         self._closing = False
@@ -190,6 +197,8 @@ class Engine:
             self._core.enter(request)
         self._core.end_all(finish, self._fault)
         self._core.states.close()
+        if self.metrics.trace is not None:
+            self.metrics.trace.close()
 
 
 class _Waiter:

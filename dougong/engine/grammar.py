@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from dougong.chat import Tokenizer, special
+from dougong.engine.engine import EngineError
 from dougong.errors import BackendError, InputError
 
 Kind = Literal["json_schema", "json_object", "regex", "grammar", "tools"]
@@ -31,7 +33,9 @@ Kind = Literal["json_schema", "json_object", "regex", "grammar", "tools"]
 MAX_TEXT = 256 * 1024  # characters of a grammar before it is compiled
 CACHE_CHARACTERS = 64 * 2**20  # of compiled grammars, kept for those who send the same again
 START_S = 300.0  # until the child has imported what it needs, on a busy machine
-TOKEN_S = 2.0  # a grammar that needs longer for one token is given up
+# What one answer's masks may take of the engine's time: others wait for it. An ambiguous grammar
+# takes more for each token than for the one before; usual ones, less than a millisecond.
+GRACE_S, TOKEN_S = 1.0, 0.005
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Guide:
         self._matcher = xgrammar.GrammarMatcher(compiled)
         self._words = xgrammar.allocate_token_bitmask(1, num_ids)
         self._num_ids, self._end_id, self._after = num_ids, end_id, after
+        self._allowed_s = GRACE_S
 
     def allowed(self) -> Tensor | None:
         """Bool mask of the ids [num_ids]; None when every id may come, and after the end."""
@@ -79,7 +84,7 @@ class Guide:
             return allowed_V
         if self._matcher.is_terminated():
             return None
-        with _in_time():
+        with self._in_time():
             self._matcher.fill_next_token_bitmask(self._words)
         bits = np.unpackbits(self._words[0].numpy().view(np.uint8), bitorder="little")
         return torch.from_numpy(bits[: self._num_ids]).bool()
@@ -89,20 +94,27 @@ class Guide:
         if self._after is not None:
             self._after = None if token == self._after else self._after
         elif not self._matcher.is_terminated():
-            with _in_time():
+            self._allowed_s += TOKEN_S
+            with self._in_time():
                 self._matcher.accept_token(token)
 
+    @contextlib.contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Turns whatever the library raises into this request's error, and gives up what is slow.
 
-@contextlib.contextmanager
-def _in_time() -> Any:
-    """Turns whatever the library raises into this request's error, and gives up what is slow."""
-    start_s = time.monotonic()
-    try:
-        yield
-    except Exception as problem:
-        raise InputError(f"the grammar cannot be followed: {problem}.") from None
-    if time.monotonic() - start_s > TOKEN_S:
-        raise InputError(f"the grammar takes over {TOKEN_S:g} s for a token; make it simpler.")
+        Time of this thread alone, so that a busy machine changes nothing.
+        """
+        start_s = time.thread_time()
+        try:
+            yield
+        except Exception as problem:
+            raise InputError(f"the grammar cannot be followed: {problem}.") from None
+        self._allowed_s -= time.thread_time() - start_s
+        if self._allowed_s < 0:
+            raise InputError(
+                f"the grammar takes more than {TOKEN_S * 1000:g} ms a token; make it less "
+                "ambiguous."
+            )
 
 
 @dataclass(frozen=True)
@@ -129,7 +141,8 @@ class Grammars:
         self, tokenizer: Tokenizer, *, seconds: float = 10.0, num_bytes: int = 2**30
     ) -> None:
         self._tokenizer, self._seconds, self._num_bytes = tokenizer, seconds, num_bytes
-        self._lock = threading.Lock()
+        self._cache_lock, self._child_lock = threading.Lock(), threading.Lock()
+        self._is_closed = False
         self._info: Any = None
         self._child: subprocess.Popen[bytes] | None = None
         self._is_ready = False
@@ -141,25 +154,40 @@ class Grammars:
         Raises: InputError if it is malformed or exceeds the budget; BackendError without xgrammar.
         """
         after = self._tokenizer.special_id(special.END_THINK) if thinking else None
-        with self._lock:
-            known = self._cache.get(spec)
-            if known is None:
-                known = self._compile(spec)
-                self._cache[spec] = known
-                while sum(size for _, size in self._cache.values()) > CACHE_CHARACTERS:
-                    self._cache.popitem(last=False)
-            else:
-                self._cache.move_to_end(spec)
-        return Grammar(known[0], self._tokenizer.num_ids, self._tokenizer.eos_id, after)
+        compiled = self._known(spec)  # who brings a known one waits for nobody's compilation
+        if compiled is None:
+            with self._child_lock:
+                compiled = self._known(spec) or self._compile(spec)
+        return Grammar(compiled, self._tokenizer.num_ids, self._tokenizer.eos_id, after)
 
     def close(self) -> None:
-        """Ends the child process."""
-        with self._lock:
+        """Ends the child process; whoever waits for it is refused."""
+        self._is_closed = True
+        if (child := self._child) is not None:
+            child.kill()
+        with self._child_lock:
             self._end_child()
+
+    # -- compiled ones -------------------------------------------------------------------------
+
+    def _known(self, spec: GrammarSpec) -> Any:
+        with self._cache_lock:
+            if spec not in self._cache:
+                return None
+            self._cache.move_to_end(spec)
+            return self._cache[spec][0]
+
+    def _keep(self, spec: GrammarSpec, compiled: Any, size: int) -> None:
+        with self._cache_lock:
+            self._cache[spec] = compiled, size
+            while sum(size for _, size in self._cache.values()) > CACHE_CHARACTERS:
+                self._cache.popitem(last=False)
 
     # -- the child, under the lock -------------------------------------------------------------
 
-    def _compile(self, spec: GrammarSpec) -> tuple[Any, int]:
+    def _compile(self, spec: GrammarSpec) -> Any:
+        if self._is_closed:
+            raise EngineError("the engine is closed; make another one.")
         try:
             import xgrammar
         except ImportError:
@@ -171,13 +199,17 @@ class Grammars:
         if reply is None or reply.get("error") == "memory":
             late = reply is None and child.poll() is None
             self._end_child()  # what it holds by now is not worth keeping
+            if self._is_closed:
+                raise EngineError("the engine is closed; make another one.")
             self._child = self._start_child()  # who comes next need not wait for all of it
             took = f"more than {self._seconds:g} s" if late else "too much memory"
             raise InputError(f"the {spec.what} takes {took} to compile; make it simpler.")
         if (error := reply.get("error")) is not None:
             raise InputError(f"the {spec.what} cannot be used: {str(error).rstrip('.')}.")
         text = str(reply["grammar"])
-        return xgrammar.CompiledGrammar.deserialize_json(text, self._info), len(text)
+        compiled = xgrammar.CompiledGrammar.deserialize_json(text, self._info)
+        self._keep(spec, compiled, len(text))
+        return compiled
 
     def _ready_child(self) -> subprocess.Popen[bytes]:
         """The child, told of the tokenizer and waiting for grammars."""

@@ -35,9 +35,12 @@ class TextStream:
         """
         return self._show(self._decoder.push(token), may_stop=may_stop)
 
-    def finish(self) -> str:
-        """What is left to show when the answer has ended."""
-        return self._show(self._decoder.finish(), last=True)
+    def finish(self, *, whole: bool = False) -> str:
+        """What is left to show when the answer has ended.
+
+        `whole`: half of a character is left out; else U+FFFD stands for it.
+        """
+        return self._show("" if whole else self._decoder.finish(), last=True)
 
     def _show(self, new: str, *, may_stop: bool = True, last: bool = False) -> str:
         if not self._stops:

@@ -21,7 +21,8 @@ PROCESS, STEPS = 1, 1  # what the viewer calls process and thread
 class Trace:
     """A file of events; moments are seconds of any one clock. For one thread.
 
-    Raises InputError if the file cannot be written.
+    `fault`: why it ends early, if it does; a full disk is no reason to stop what is being traced.
+    Raises InputError if the file cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,8 +33,9 @@ class Trace:
                 f"{path}: the trace cannot be written there ({problem.strerror}); "
                 "name a file in a folder that exists."
             ) from None
-        self._phases: dict[int, str] = {}
-        self._file.write("[\n")
+        self.fault: str | None = None
+        self._path, self._phases = path, dict[int, str]()
+        self._say("[\n")
         self._separator = ""
         self._write("M", "process_name", 0.0, tid=STEPS, args={"name": "dougong engine"})
         self._write("M", "thread_name", 0.0, tid=STEPS, args={"name": "steps"})
@@ -61,8 +63,11 @@ class Trace:
 
     def close(self) -> None:
         """Ends the file; nothing may be written to it afterwards."""
-        self._file.write("\n]\n")
-        self._file.close()
+        self._say("\n]\n")
+        try:
+            self._file.close()
+        except OSError as problem:
+            self._give_up(problem)
 
     def __enter__(self) -> Trace:
         return self
@@ -77,5 +82,15 @@ class Trace:
 
     def _write(self, kind: str, name: str, at_s: float, **rest: Any) -> None:
         event = {"ph": kind, "name": name, "pid": PROCESS, "ts": at_s * 1e6, **rest}
-        self._file.write(self._separator + json.dumps(event))
+        self._say(self._separator + json.dumps(event))
         self._separator = ",\n"
+
+    def _say(self, text: str) -> None:
+        if self.fault is None:
+            try:
+                self._file.write(text)
+            except OSError as problem:
+                self._give_up(problem)
+
+    def _give_up(self, problem: OSError) -> None:
+        self.fault = self.fault or f"{self._path}: the trace ends early ({problem.strerror})."

@@ -1,4 +1,4 @@
-"""The HTTP side of `dougong serve`: Chat Completions, streamed or whole, and Models."""
+"""The HTTP side of `dougong serve`: Chat Completions, streamed or whole, Models and metrics."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from dougong.api_engine import Engine
 from dougong.api_question import Question
@@ -20,7 +22,7 @@ from dougong.chat.completion import Event
 from dougong.chat.effort import Profile
 from dougong.config_json import parse_json_object
 from dougong.engine.engine import EngineError
-from dougong.engine.request import Job, Reply, Update
+from dougong.engine.request import Finish, Job, Reply, Update
 from dougong.engine.scheduler import QueueFullError
 from dougong.errors import DougongError, InputError
 from dougong.server.chat_reply import ChatWriter, error_object
@@ -28,6 +30,8 @@ from dougong.server.chat_request import ChatRequest, UnknownModelError, read_cha
 
 MAX_BODY_BYTES = 32 * 2**20  # a million tokens of text, and room
 UPDATES_AHEAD = 256  # held for a slow reader; the engine itself never waits for one
+GRAMMARS_AHEAD = 32  # threads that may wait for a grammar: apart, so that nobody else does
+RETRY_S = 1  # when to come again if too many are waiting
 
 T = TypeVar("T")
 Item = tuple[int, Update, list[Event]]
@@ -47,9 +51,12 @@ def make_app(engine: Engine, model: str, *, profile: Profile = "preview") -> Fas
     It closes the engine when it is shut down.
     """
 
+    grammars = ThreadPoolExecutor(GRAMMARS_AHEAD, "grammars")
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        grammars.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(engine.close)
 
     # no pages of its own: they would load scripts from elsewhere
@@ -60,6 +67,11 @@ def make_app(engine: Engine, model: str, *, profile: Profile = "preview") -> Fas
     async def health() -> Response:
         fault = engine.jobs.fault
         return JSONResponse({"status": fault or "ok"}, 503 if fault else 200)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        lines = [f"{name} {value}\n" for name, value in _flat("dougong", engine.figures())]
+        return PlainTextResponse("".join(lines), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -75,7 +87,11 @@ def make_app(engine: Engine, model: str, *, profile: Profile = "preview") -> Fas
     async def chat(request: Request) -> Response:
         body = parse_json_object(await _read_body(request), "the request", InputError)
         asked = read_chat(body, model, profile=profile)
-        jobs = await asyncio.to_thread(engine.ask, asked.question)
+        pool = None if asked.question.grammar() is None else grammars
+        asking = asyncio.get_running_loop().run_in_executor(pool, engine.ask, asked.question)
+        jobs = await _while_connected(request, asking)
+        if jobs is None:
+            return _gone()
         writer = ChatWriter(
             f"chatcmpl-{secrets.token_hex(12)}", model, int(time.time()), asked.question,
             engine.model.tokenizer,
@@ -92,8 +108,8 @@ def make_app(engine: Engine, model: str, *, profile: Profile = "preview") -> Fas
             _lines(first, answering, writer, asked, len(jobs)), media_type="text/event-stream"
         )
 
-    app.add_exception_handler(DougongError, _say)
-    app.add_exception_handler(HTTPException, _say)
+    for kind in (DougongError, HTTPException, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, _say)
     return app
 
 
@@ -137,6 +153,8 @@ async def _together(
                 missing -= 1
                 if reply.error is not None:
                     raise ReplyError(reply.error)
+                if reply.finish is Finish.CANCELLED:  # not by its sender, who would be gone
+                    raise EngineError("the server is shutting down; ask again later.")
             yield item
     finally:
         for task in tasks:
@@ -186,7 +204,7 @@ def _event(chunk: dict[str, Any]) -> str:
     return f"data: {json.dumps(chunk, ensure_ascii=False, allow_nan=False)}\n\n"
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+async def _while_connected(request: Request, work: Awaitable[T]) -> T | None:
     """What `work` gives; None if the client leaves before, and `work` is cancelled."""
 
     async def gone() -> None:
@@ -208,6 +226,15 @@ def _gone() -> Response:
     return Response(status_code=499)
 
 
+def _flat(name: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Figures under the names of all that they are nested in, as Prometheus reads them."""
+    for key, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{name}_{key}", value)
+        elif isinstance(value, int | float):
+            yield f"{name}_{key}".replace(" ", "_"), value
+
+
 # -- errors ------------------------------------------------------------------------------------
 
 _STATUS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
@@ -225,5 +252,11 @@ async def _say(_: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         body = error_object(f"{error.detail}".rstrip(".") + ".")
         return JSONResponse(body, error.status_code, headers=error.headers)
+    if isinstance(error, ClientDisconnect):
+        return _gone()
+    if not isinstance(error, DougongError):  # its traceback is in the log
+        body = error_object(f"internal error: {type(error).__name__}.", "server_error")
+        return JSONResponse(body, 500)
     status, kind, code = next(row[1:] for row in _STATUS if isinstance(error, row[0]))
-    return JSONResponse(error_object(str(error), kind, code), status)
+    headers = {"Retry-After": str(RETRY_S)} if status == 429 else None
+    return JSONResponse(error_object(str(error), kind, code), status, headers)

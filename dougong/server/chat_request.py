@@ -205,7 +205,7 @@ def _tool(number: int, tool: Any) -> Any:
         return tool
     if rest := function.keys() - _FUNCTION_FIELDS:
         raise InputError(f"tools[{number}].function.{min(rest):.100} is no field; leave it out.")
-    filled = {"name": None, "description": "", "parameters": {}}
+    filled: dict[str, Any] = {"name": None, "description": "", "parameters": {}}
     filled |= {key: value for key, value in function.items() if value is not None}
     return {**tool, "function": filled}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -22,11 +23,17 @@ import torch
 import uvicorn
 
 import dougong
+from dougong.api_question import Question
 from dougong.cli.main import run
+from dougong.engine.engine import EngineError
+from dougong.engine.request import Job
+from dougong.engine.scheduler import QueueFullError
 from dougong.server.app import make_app
 from dougong.server.gate import LOOPBACK, Gate
 
 QUESTION: list[Any] = [{"role": "user", "content": "Tell me a story about a bear."}]
+JSON_HEADERS = {"Content-Type": "application/json"}
+BODY = json.dumps({"messages": QUESTION, "max_tokens": 1}).encode()
 SCHEMA: Any = {
     "type": "object",
     "properties": {"sum": {"type": "integer", "minimum": 0, "maximum": 9}},
@@ -196,6 +203,81 @@ def test_a_tool_call_is_streamed_and_its_result_is_read(client: openai.OpenAI) -
     assert reply.choices[0].message.content
 
 
+def test_who_waits_for_a_grammar_keeps_nobody_else_waiting(
+    client: openai.OpenAI, url: str, engine: dougong.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, is_over = engine.ask, threading.Event()
+
+    def slow_with_grammars(question: Question) -> list[Job]:
+        if question.grammar() is not None:
+            is_over.wait(60)
+        return ask(question)
+
+    monkeypatch.setattr(engine, "ask", slow_with_grammars)
+    common: Any = {"model": "nano", "messages": QUESTION, "max_tokens": 4}
+
+    async def many() -> list[Any]:
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as busy:
+            form = {"type": "json_object"}
+            calls = [
+                asyncio.create_task(busy.chat.completions.create(**common, response_format=form))
+                for _ in range(16)
+            ]
+            plain = await busy.chat.completions.create(**common, timeout=30)
+            assert not any(call.done() for call in calls)
+            is_over.set()
+            return [plain, *await asyncio.gather(*calls)]
+
+    try:
+        assert len(asyncio.run(many())) == 17
+    finally:
+        is_over.set()
+
+
+def test_what_goes_wrong_inside_has_openais_form_too(
+    url: str, engine: dougong.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error, status, sentence in (
+        (QueueFullError("too many are waiting."), 429, "too many are waiting."),
+        (EngineError("the engine has stopped."), 503, "the engine has stopped."),
+        (RuntimeError("a bug, with a secret"), 500, "internal error: RuntimeError."),
+    ):
+        monkeypatch.setattr(engine, "ask", lambda _, error=error: raise_(error))
+        try:
+            urlopen(Request(f"{url}/chat/completions", BODY, JSON_HEADERS), timeout=60)
+        except HTTPError as refusal:
+            assert (refusal.code, json.load(refusal)["error"]["message"]) == (status, sentence)
+            assert (refusal.headers["Retry-After"] is not None) == (status == 429)
+        else:
+            pytest.fail("it was answered")
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+def test_leaving_in_the_middle_of_a_request_is_no_fault(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: 999\r\n"
+        connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n{")
+    with urlopen(Request(f"{url}/chat/completions", BODY, JSON_HEADERS), timeout=60) as reply:
+        assert reply.status == 200  # which came later, so the first has been seen to
+    assert not caplog.records
+
+
+def test_metrics_are_what_prometheus_reads(url: str, engine: dougong.Engine) -> None:
+    with urlopen(url.removesuffix("/v1") + "/metrics", timeout=60) as reply:
+        lines = reply.read().decode().splitlines()
+    figures = {name: float(value) for name, value in (line.split(" ") for line in lines)}
+    assert all(re.fullmatch("dougong_[a-z_]+", name) for name in figures)
+    assert figures["dougong_replies_length"] == engine.metrics.replies["length"] > 0
+    assert figures["dougong_tokens_written"] > 0
+    assert figures["dougong_waiting"] == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -212,8 +294,10 @@ def test_a_tool_call_is_streamed_and_its_result_is_read(client: openai.OpenAI) -
         ({"seed": 2**63}, "seed is 9223372036854775808"),
         ({"logit_bias": {"4096000": 1}}, "names id 4096000"),
         ({"logit_bias": {"5": 1e9}}, "it must be from -100 to 100"),
-        ({"messages": []}, "the prompt is empty"),
+        ({"messages": []}, "messages is empty"),
         ({"messages": "hi"}, "messages must be a list"),
+        ({"messages": [*QUESTION, {"role": "assistant", "content": "Once"}]}, "must end with"),
+        ({"tools": [{"function": {"name": "f", "returns": 3}}]}, "tools[0].function.returns is no"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content must be"),
         ({"model": "gpt-9"}, "model 'gpt-9' is not here"),
         ({"best_of": 3}, "'best_of' is no field"),
@@ -243,7 +327,7 @@ def post(
 ) -> tuple[int, dict[str, Any]]:
     """Status and object of a plain POST."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json", **headers}
+    headers = {**JSON_HEADERS, **headers}
     try:
         with urlopen(Request(url + path, data, headers), timeout=60) as reply:
             return reply.status, json.load(reply)
@@ -311,6 +395,33 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=60)
     assert "Traceback" not in err
     assert process.returncode == 130
+
+
+def test_a_stream_that_a_shutdown_cuts_off_says_so(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    words = ["serve", "--port", "0", "--json", "--threads", "1", "--trace", str(trace)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dougong.cli.main", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            chunks = client.chat.completions.create(
+                model="nano", messages=QUESTION, max_tokens=50_000, stream=True,
+                extra_body={"min_tokens": 50_000},
+            )  # fmt: skip
+            next(iter(chunks))
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(openai.APIError, match="the server is shutting down"):
+                list(chunks)
+    finally:
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert err == ""
+    assert process.returncode == -signal.SIGTERM
+    assert {event["name"] for event in json.loads(trace.read_text())} >= {"model", "decode"}
 
 
 def test_an_address_that_others_reach_needs_a_key(

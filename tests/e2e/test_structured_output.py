@@ -12,7 +12,9 @@ import pytest
 import torch
 
 import dougong
+from dougong.api_question import Question
 from dougong.chat import special
+from dougong.engine.engine import EngineError
 from dougong.engine.grammar import MAX_TEXT, Grammars, GrammarSpec
 from dougong.engine.settings import DraftSettings
 from dougong.errors import InputError
@@ -127,19 +129,62 @@ def test_answers_with_grammars_do_not_depend_on_each_other(engine: dougong.Engin
     forms = [SCHEMA, None, {"type": "regex", "regex": "(ab|ba)*"}, {"type": "json_object"}]
     asked = [{"response_format": form, "seed": i, "max_tokens": 40} for i, form in enumerate(forms)]
     alone = [engine.generate(ASK, logprobs=0, **one)[0] for one in asked]
-    jobs = [
-        job
-        for one in asked
-        for job in engine.ask(dougong_question(prompt=ASK[0], logprobs=0, **one))
-    ]
+    jobs = [job for one in asked for job in engine.ask(Question(prompt=ASK[0], logprobs=0, **one))]
     for reply, answer in zip(engine.jobs.generate(jobs), alone, strict=True):
         assert (reply.ids, reply.logprobs) == (answer.ids, answer.logprobs)
 
 
-def dougong_question(**words: Any) -> Any:
-    from dougong.api_question import Question
+def test_an_answer_that_is_cut_off_is_the_beginning_of_its_form(engine: dougong.Engine) -> None:
+    form = {"type": "regex", "regex": "(熊é)+!"}  # characters of three and two tokens
+    texts = []
+    for most in range(1, 9):
+        (answer,) = engine.generate(ASK, response_format=form, max_tokens=most, seed=most)
+        assert answer.finish_reason == "length" or answer.text.endswith("!")
+        texts.append(answer.text.removesuffix("!"))
+    assert all(("熊é" * 9).startswith(text) for text in texts)
+    assert len(set(texts)) > 2
+    (whole,) = engine.generate(ASK, response_format=SCHEMA, max_tokens=400, seed=1)
+    (cut,) = engine.generate(ASK, response_format=SCHEMA, max_tokens=9, seed=1)
+    assert whole.text.startswith(cut.text)
+    assert cut.finish_reason == "length"
 
-    return Question(**words)
+
+def test_a_stop_string_ends_an_answer_of_a_given_form(engine: dougong.Engine) -> None:
+    form = {"type": "regex", "regex": "(ab|ba){40}"}
+    asked: dict[str, Any] = {"response_format": form, "seed": 4, "max_tokens": 200}
+    (whole,) = engine.generate(ASK, **asked)
+    (cut,) = engine.generate(ASK, stop=["bb"], **asked)
+    assert cut.text == whole.text.partition("bb")[0]
+    assert (cut.finish_reason, len(whole.text)) == ("stop", 80)
+
+
+def test_an_ambiguous_grammar_is_given_up_and_costs_nobody_else_an_answer(
+    engine: dougong.Engine,
+) -> None:
+    rules = "".join(f'a{i} ::= a{i + 1} a{i + 1} | "x" | ""\n' for i in range(12))
+    form = {"type": "grammar", "grammar": f'root ::= a0\n{rules}a12 ::= "x" | ""'}
+    likely = {engine.model.encode("x", raw=True)[-1]: 100.0}
+    questions = [
+        Question(prompt=ASK[0], response_format=form, logit_bias=likely, max_tokens=2_000),
+        Question(prompt=ASK[0], max_tokens=60, seed=2),
+    ]
+    slow, plain = engine.jobs.generate([job for q in questions for job in engine.ask(q)])
+    assert slow.error is not None
+    assert "make it less ambiguous" in slow.error
+    assert plain.ids == engine.generate(ASK, max_tokens=60, seed=2)[0].ids
+
+
+def test_a_known_grammar_waits_for_no_other(engine: dougong.Engine) -> None:
+    grammars = Grammars(engine.model.tokenizer)
+    known = GrammarSpec("regex", "[ab]+")
+    try:
+        compiled = grammars.compile(known).compiled
+        with grammars._child_lock:  # as while another is compiled
+            assert grammars.compile(known, thinking=True).compiled is compiled
+    finally:
+        grammars.close()
+    with pytest.raises(EngineError, match="closed"):
+        grammars.compile(GrammarSpec("regex", "[cd]+"))
 
 
 @pytest.mark.parametrize(
