@@ -39,10 +39,12 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def story_ids(tokenizer: Tokenizer) -> torch.Tensor:
-    """A conversation of more than one HCA block, so that every kind of layer takes part."""
-    ids = encode_sample(STORIES(random.Random(5)), tokenizer).ids
-    while len(ids) <= 150:
-        ids += encode_sample(STORIES(random.Random(6)), tokenizer).ids
+    """Stories of several HCA blocks, and more CSA entries (of 4 tokens) than an indexer selects."""
+    rng = random.Random(5)
+    ids: list[int] = []
+    while len(ids) <= 150 * 4:
+        ids += encode_sample(STORIES(rng), tokenizer).ids
+    assert open_checkpoint(FOLDER).config.index_topk < 150
     return torch.tensor(ids)
 
 
