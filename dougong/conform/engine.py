@@ -99,7 +99,7 @@ def verify(
     def go_on() -> bool:
         done_s = time.monotonic() - start_s
         if progress is not None:
-            progress(int(done_s), int(seconds) + 1)
+            progress(int(min(done_s, seconds)), int(seconds) + 1)
         return done_s < seconds
 
     with tempfile.TemporaryDirectory() as folder:

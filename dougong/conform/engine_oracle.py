@@ -75,13 +75,19 @@ class Oracle:
             answer.logprobs.append(logprob(row_V, token, job.logprobs))
         answer.ids.append(token)
         is_stop = token in job.stop_ids
-        shown = self.tokenizer.decode(answer.ids[:-1] if is_stop else answer.ids)
+        shown = self._text(job, answer.ids[:-1] if is_stop else answer.ids)
         ends = self._stops(job, answer, shown) if len(answer.ids) >= job.min_tokens else []
         answer.text = shown[: min(ends)] if ends else shown
         if is_stop or ends:
             answer.finish = Finish.STOP
         elif len(answer.ids) >= job.max_tokens:
             answer.finish = Finish.LENGTH
+
+    def _text(self, job: Job, ids: list[int]) -> str:
+        """The text of ids; half a character at its end is left out where a grammar counts."""
+        if job.grammar is None:
+            return self.tokenizer.decode(ids)
+        return "".join(map(self.tokenizer.stream_decoder().push, ids))
 
     def _stops(self, job: Job, answer: Answer, shown: str) -> list[int]:
         """Where stop strings begin that the last token completed."""

