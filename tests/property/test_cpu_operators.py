@@ -265,6 +265,24 @@ def test_no_rows_give_no_rows(operator: str) -> None:
         assert [x.shape for x in none] == [(0, *x.shape[1:]) for x in whole], case.about
 
 
+def test_no_selection_depends_on_what_an_earlier_one_left_in_scratch_memory() -> None:
+    """An odd head size is padded to pairs: 0 times a NaN left behind would be NaN."""
+    (make,) = MAKERS["index_select"]
+    cases = [make(Draw(seed), 17) for seed in range(80)]
+    chosen = [
+        case for case in cases if int(case.about.split()[0]) * 3 < case.inputs["keys"].shape[0]
+    ]
+    poisoned = [case for case in chosen if case.about.endswith("of 64, float32")]
+    odd = [case for case in chosen if case.about.endswith("of 33, float32")]
+    assert poisoned
+    assert odd
+    for case in odd:
+        for other in poisoned:
+            other.inputs["keys"].fill_(torch.nan)
+            other.run(CPU)
+        assert error(case.run(CPU), case.expected(CPU, REFERENCE), 0)[1] is None, case.about
+
+
 def test_denormals_do_not_change_the_callers_arithmetic() -> None:
     tiny = torch.full((4,), 1e-40)
     CPU.linear(noise(3, 32), stored("F32", 8, 32))

@@ -10,7 +10,7 @@ from ctypes import c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
-from dougong.errors import BackendError
+from dougong.errors import BackendError, InputError
 
 ABI = 7
 FILE = "libdougong_native.dylib" if platform.system() == "Darwin" else "libdougong_native.so"
@@ -205,7 +205,8 @@ def is_built() -> bool:
 def library() -> ctypes.CDLL:
     """The loaded library. torch must be imported first, so that both share one OpenMP pool.
 
-    Raises BackendError if it was not built, or for another version of these sources.
+    Raises BackendError if it was not built, or for another version of these sources; InputError if
+    DOUGONG_CPU_PATH names no path that runs here.
     """
     path = library_file()
     try:
@@ -223,6 +224,11 @@ def library() -> ctypes.CDLL:
     native.dg_path.restype = ctypes.c_char_p
     native.dg_set_path.argtypes = [ctypes.c_char_p]
     native.dg_stream.argtypes, native.dg_stream.restype = [c_void_p, c_int64], ctypes.c_double
+    if (wanted := os.environ.get("DOUGONG_CPU_PATH")) and native.dg_set_path(wanted.encode()) != 0:
+        raise InputError(  # no BackendError, for which another backend would step in silently
+            f"DOUGONG_CPU_PATH: path '{wanted}' does not run here; choose one of "
+            f"{', '.join(PATHS)}, auto."
+        )
     return native
 
 

@@ -7,10 +7,12 @@
 
 namespace DG_PATH {
 
-// Keys of sixteen entries with entries across lanes: float [D][16], or pairs of bf16 [D / 2][16].
+// Keys of sixteen entries with entries across lanes: float [D][16], or pairs of bf16 [D / 2][16]. D
+// is `size` padded to pairs, with zeros.
 inline void turn(const float* const* keys, int64_t size, float* out) {
     for (int64_t d = 0; d < size; d++)
         for (int64_t e = 0; e < LANES; e++) out[d * LANES + e] = keys[e][d];
+    if (size % 2) std::fill_n(out + size * LANES, LANES, 0.0f);
 }
 #if DG_AVX512
 // Sixteen rows of sixteen 32-bit items, turned in registers: pairs, quads, then quarters of 128 bits.
