@@ -34,7 +34,9 @@ def test_a_full_disk_ends_the_trace_and_not_the_engine() -> None:
         (answer,) = engine.generate(["Hi!"], max_tokens=200)
     assert answer.ids
     assert engine.metrics.trace is not None
-    assert engine.metrics.trace.fault == "/dev/full: the trace ends early (No space left on device)."
+    assert engine.metrics.trace.fault == (
+        "/dev/full: the trace ends early (No space left on device)."
+    )
 
 
 def test_a_trace_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
