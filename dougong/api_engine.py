@@ -28,6 +28,7 @@ from dougong.api_question import Question, ended
 from dougong.chat import special
 from dougong.chat.completion import Event
 from dougong.engine.engine import Engine as JobEngine
+from dougong.engine.engine import Progress
 from dougong.engine.grammar import Grammars
 from dougong.engine.metrics import Metrics
 from dougong.engine.request import Job, Update
@@ -118,10 +119,20 @@ class Engine:
         """The metrics as they are now, and the queue, caches and bytes by kind."""
         return self.jobs.figures()
 
-    def generate(self, prompts: Iterable[Prompt], **options: Any) -> list[Answer]:
+    def estimate(self, prompt_tokens: int) -> float:
+        """Seconds that a prompt of so many tokens will take, measured on steps of a few places.
+
+        Raises: InputError if the engine has something to do, or too little memory.
+        """
+        return self.jobs.estimate(prompt_tokens)
+
+    def generate(
+        self, prompts: Iterable[Prompt], *, progress: Progress | None = None, **options: Any
+    ) -> list[Answer]:
         """The answers to all prompts, in their order (with `n`, each prompt's n one after another).
 
-        Args:   prompts: a list of user messages or of conversations; options: those of `Question`.
+        Args:   prompts: a list of user messages or of conversations; progress: told twice a second
+            how many of all prompt tokens are computed; options: those of `Question`.
         Raises: InputError, before anything is computed, if one of them cannot be asked.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -129,7 +140,7 @@ class Engine:
             raise InputError("generate takes a list of prompts; for one conversation write [it].")
         questions = [Question(prompt=prompt, **options) for prompt in prompts]
         asked = [(question, job) for question in questions for job in self.ask(question)]
-        replies = self.jobs.generate([job for _, job in asked])
+        replies = self.jobs.generate([job for _, job in asked], progress)
         return [q.answer(reply) for (q, _), reply in zip(asked, replies, strict=True)]
 
     def stream(self, prompt: Prompt, **options: Any) -> AnswerStream:

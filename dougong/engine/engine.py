@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,9 @@ from dougong.engine.states import States
 from dougong.engine.trace import Trace
 from dougong.errors import DougongError, InputError
 from dougong.model.transformer import Transformer
+
+Progress = Callable[[int, int], None]
+PROGRESS_SECONDS = 0.5  # between two reports
 
 
 class EngineError(DougongError):
@@ -110,13 +113,21 @@ class Engine:
         with self._news:
             self._news.notify()
 
-    def generate(self, jobs: Iterable[Job]) -> list[Reply]:
-        """The replies to all jobs, in their order."""
+    def generate(self, jobs: Iterable[Job], progress: Progress | None = None) -> list[Reply]:
+        """The replies to all jobs, in their order.
+
+        `progress`: told twice a second how many of all prompt tokens are computed.
+        """
         todo = list(jobs)
         waiting, requests = [_Waiter() for _ in todo], []
         try:
             for job, waiter in zip(todo, waiting, strict=True):
                 requests.append(self.submit(job, waiter))
+            if progress is not None:
+                total = sum(request.prompt_tokens for request in requests)
+                while not all(waiter.done(PROGRESS_SECONDS) for waiter in waiting):
+                    progress(sum(map(_computed, requests)), total)
+                progress(total, total)
             return [waiter.wait() for waiter in waiting]
         except BaseException:
             for request in requests:
@@ -213,7 +224,17 @@ class _Waiter:
             self._reply = update.reply
             self._done.set()
 
+    def done(self, seconds: float) -> bool:
+        """Whether the reply is there within so many seconds."""
+        return self._done.wait(seconds)
+
     def wait(self) -> Reply:
         self._done.wait()
         assert self._reply is not None
         return self._reply
+
+
+def _computed(request: Request) -> int:
+    """Prompt tokens that are computed; preemption may take some back."""
+    ended = request.reply is not None
+    return request.prompt_tokens if ended else min(request.computed, request.prompt_tokens)

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 import dougong
+from dougong.engine import engine as engine_module
 from dougong.engine.engine import Engine
 from dougong.engine.estimate import prompt_seconds
 from dougong.engine.request import Finish, Job, Reply
+from dougong.engine.scheduler import Limits
 from dougong.engine.settings import StateSettings
 from dougong.engine.states import States
 from dougong.errors import InputError
@@ -79,6 +81,21 @@ def test_an_estimate_gives_back_its_memory_and_says_when_there_is_too_little(
             engine.estimate(1025)
         again = engine.generate([job(700)])[0]
         assert (again.ids, again.logprobs) == (before.ids, before.logprobs)
+
+
+def test_progress_counts_prompt_tokens_up_to_the_last(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "PROGRESS_SECONDS", 0.001)
+    seen: list[tuple[int, int]] = []
+    limits = Limits(step_tokens=100, running=8)
+    with Engine(model, memory_tokens=4096, limits=limits) as engine:
+        engine.generate([job(700), job(1300)], lambda done, total: seen.append((done, total)))
+    assert {total for _, total in seen} == {2000}
+    counts = [done for done, _ in seen]
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 1
+    assert counts[-1] == 2000
 
 
 @pytest.mark.large
