@@ -61,7 +61,7 @@ def test_a_seed_repeats(model: dougong.Model, tmp_path: Path) -> None:
     found = []
     for i in range(2):
         one = machine(model, tmp_path / str(i), 5)
-        one.life(lambda: True)
+        one.life(lambda verdict=one.verdict: verdict.requests < 10)
         found.append(one.verdict)
     assert found[0] == found[1]
 
@@ -241,7 +241,13 @@ FAULTS = [
 ]
 
 
-SEEDS = {checksums_are_not_looked_at: 3}  # any finds it; this one soon, and 5 all others
+SEEDS = {  # any finds any of them in time; these find theirs soon, and 7 the others
+    checksums_are_not_looked_at: 3,
+    penalties_miss_the_last_token: 5,
+    reused_page_not_written_anew: 3,
+    replay_one_layer_short: 5,
+    resume_point_amid_a_replay: 5,
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
@@ -249,7 +255,7 @@ def test_a_fault_is_found(
     fault: Callable[[Patch], None], model: dougong.Model, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     fault(monkeypatch)
-    wrong = machine(model, tmp_path, SEEDS.get(fault, 5))
+    wrong = machine(model, tmp_path, SEEDS.get(fault, 7))
     for _ in range(MOST_LIVES):
         wrong.life(lambda: wrong.verdict.mismatches == 0)
         if wrong.verdict.mismatches:
