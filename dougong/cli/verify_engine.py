@@ -34,10 +34,11 @@ def command(seconds: float, seed: int, as_json: bool, **words: Any) -> None:
     """Verify the engine on MODEL: a folder, shipped name or org/name.
 
     Random requests arrive, share beginnings, are cut into chunks, computed together, cancelled,
-    late, preempted, evicted, drafted for, and go on in an engine started anew over the same disk.
-    Each token, log-probability and text must equal (==) what the request gives alone, one token at
-    a time and without any cache. Exit status 1 if one does not. An event that never happened has
-    coverage 0 and is said to be unproven.
+    late, preempted, evicted, drafted for, and go on in engines started anew over the same disk, one
+    or two at a time, after crashes and with damaged files. Each token, log-probability and text
+    must equal (==) what the request gives alone, one token at a time and without any cache. Exit
+    status 1 if one does not. An event that never happened has coverage 0 and is said to be
+    unproven.
 
     \b
     Example:
