@@ -50,7 +50,6 @@ def make_app(engine: Engine, model: str, *, profile: Profile = "preview") -> Fas
 
     It closes the engine when it is shut down.
     """
-
     grammars = ThreadPoolExecutor(GRAMMARS_AHEAD, "grammars")
 
     @contextlib.asynccontextmanager
@@ -62,16 +61,6 @@ def make_app(engine: Engine, model: str, *, profile: Profile = "preview") -> Fas
     # no pages of its own: they would load scripts from elsewhere
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     card = {"id": model, "object": "model", "created": int(time.time()), "owned_by": "dougong"}
-
-    @app.get("/health")
-    async def health() -> Response:
-        fault = engine.jobs.fault
-        return JSONResponse({"status": fault or "ok"}, 503 if fault else 200)
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        lines = [f"{name} {value}\n" for name, value in _flat("dougong", engine.figures())]
-        return PlainTextResponse("".join(lines), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -92,25 +81,35 @@ def make_app(engine: Engine, model: str, *, profile: Profile = "preview") -> Fas
         jobs = await _while_connected(request, asking)
         if jobs is None:
             return _gone()
-        writer = ChatWriter(
-            f"chatcmpl-{secrets.token_hex(12)}", model, int(time.time()), asked.question,
-            engine.model.tokenizer,
-        )  # fmt: skip
-        answering = _together(engine, asked.question, jobs)
-        if not asked.stream:
-            replies = await _while_connected(request, _replies(answering, len(jobs)))
-            return _gone() if replies is None else JSONResponse(writer.whole(replies))
-        # what goes wrong before the first token is still an error with a status of its own
-        first = await _while_connected(request, anext(answering))
-        if first is None:
-            return _gone()
-        return StreamingResponse(
-            _lines(first, answering, writer, asked, len(jobs)), media_type="text/event-stream"
-        )
+        return await _answer(request, engine, model, asked, jobs)
 
+    _add_signs(app, engine)
     for kind in (DougongError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _say)
     return app
+
+
+def _add_signs(app: FastAPI, engine: Engine) -> None:
+    """What tells how the engine is."""
+
+    @app.get("/health")
+    async def health() -> Response:
+        fault = engine.jobs.fault
+        return JSONResponse({"status": fault or "ok"}, 503 if fault else 200)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        lines = [f"{name} {value}\n" for name, value in _flat("dougong", engine.figures())]
+        return PlainTextResponse("".join(lines), media_type="text/plain; version=0.0.4")
+
+
+def _flat(name: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Figures under the names of all that they are nested in, as Prometheus reads them."""
+    for key, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{name}_{key}", value)
+        elif isinstance(value, int | float):
+            yield f"{name}_{key}".replace(" ", "_"), value
 
 
 # -- reading and answering ---------------------------------------------------------------------
@@ -127,6 +126,27 @@ async def _read_body(request: Request) -> bytes:
         if len(body) > MAX_BODY_BYTES:
             raise TooLargeError(f"the request is larger than {MAX_BODY_BYTES:,} bytes.")
     return bytes(body)
+
+
+async def _answer(
+    request: Request, engine: Engine, model: str, asked: ChatRequest, jobs: Sequence[Job]
+) -> Response:
+    """The answer to a request whose jobs can be run."""
+    writer = ChatWriter(
+        f"chatcmpl-{secrets.token_hex(12)}", model, int(time.time()), asked.question,
+        engine.model.tokenizer,
+    )  # fmt: skip
+    answering = _together(engine, asked.question, jobs)
+    if not asked.stream:
+        replies = await _while_connected(request, _replies(answering, len(jobs)))
+        return _gone() if replies is None else JSONResponse(writer.whole(replies))
+    # what goes wrong before the first token is still an error with a status of its own
+    first = await _while_connected(request, anext(answering))
+    if first is None:
+        return _gone()
+    return StreamingResponse(
+        _lines(first, answering, writer, asked, len(jobs)), media_type="text/event-stream"
+    )
 
 
 async def _together(
@@ -224,15 +244,6 @@ async def _while_connected(request: Request, work: Awaitable[T]) -> T | None:
 def _gone() -> Response:
     """To a client that has left; 499 is what other servers log for it."""
     return Response(status_code=499)
-
-
-def _flat(name: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Figures under the names of all that they are nested in, as Prometheus reads them."""
-    for key, value in figures.items():
-        if isinstance(value, Mapping):
-            yield from _flat(f"{name}_{key}", value)
-        elif isinstance(value, int | float):
-            yield f"{name}_{key}".replace(" ", "_"), value
 
 
 # -- errors ------------------------------------------------------------------------------------
