@@ -125,6 +125,7 @@ class Bench:
     def long(self, tokens: int, folder: Path) -> Row:
         """A prompt of so many tokens in states that are mapped: its time beside the estimate."""
         from dougong.engine.estimate import prompt_seconds
+        from dougong.engine.scheduler import blocks_for
 
         self._warm_up()
         before = peak_bytes()
@@ -137,7 +138,7 @@ class Bench:
         return {
             "tokens": tokens, "estimate_s": estimate_s, "seconds": first_token_s(reply),
             "of_estimate": first_token_s(reply) / estimate_s,
-            "state_bytes": core.states.pool.num_blocks * core.states.pool.block_bytes,
+            "state_bytes": blocks_for(tokens) * core.states.pool.block_bytes,
             "grown_bytes": peak_bytes() - before,
         }  # fmt: skip
 
