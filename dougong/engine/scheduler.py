@@ -193,19 +193,21 @@ class Scheduler:
 
     def _share(self, plan: Plan, request: Request, tokens: int, drafts: int) -> None:
         """Gives the request its part, if memory can be found, at the least important one's cost."""
-        if (
-            blocks_for(request.computed + tokens + drafts) - request.blocks
-            > self.memory.available()
-        ):
+        if drafts and self._lacks(request, request.computed + tokens + drafts):
             drafts = 0  # a guess is worth nobody's memory
         length = request.computed + tokens + drafts
-        while blocks_for(length) - request.blocks > self.memory.available():
+        while self._lacks(request, length):
             victim = max(self.running, key=_rank)
             self._preempt(plan, victim)
             if victim is request:
                 return
         self._hold(request, length)
         plan.shares.append(Share(request, tokens, drafts))
+
+    def _lacks(self, request: Request, length: int) -> bool:
+        """Whether there is too little memory for `length` tokens of it."""
+        needed = blocks_for(length) - request.blocks
+        return needed > 0 and needed > self.memory.available()
 
     def _hold(self, request: Request, length: int) -> None:
         """Reserves the blocks that `length` tokens take."""
