@@ -22,6 +22,7 @@ from dougong.model.transformer import Transformer
 
 VOCAB_SIZE = 512
 NUM_LAYERS = 4
+WINDOW = 16  # a 512th of 8k; one of 128 answers so much that nothing is learned beyond it
 CONTEXT_TOKENS = 65536
 THETA = 10000.0  # V3's own, without YaRN
 TOP_TOKENS = 256  # attended by a sparse layer beside its window: 64 entries of 4, or 256 tokens
@@ -46,7 +47,7 @@ class Kind:
 _INDEX = {"index_n_heads": 4, "index_head_dim": 64, "index_topk": TOP_TOKENS}
 KINDS: dict[str, Kind] = {
     "window": Kind(
-        about="window of 128 tokens only",
+        about="window of 16 tokens only",
         ratios=(0, 0, 0, 0),
         sizes={"num_attention_heads": 4, "q_lora_rank": 128, "o_lora_rank": 64},
     ),
@@ -122,6 +123,7 @@ def config_of(kind: Kind) -> V4Config:
         num_hash_layers=1,
         num_nextn_predict_layers=0,
         compress_ratios=ratios,
+        sliding_window=WINDOW,
         max_position_embeddings=CONTEXT_TOKENS,
         **(kind.sizes or {}),
     )

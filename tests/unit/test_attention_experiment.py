@@ -146,11 +146,11 @@ def test_caches_are_as_large_as_their_designs_say() -> None:
     assert bytes_per_token["mla"] == 4 * 2 * (118 + 32)
     assert bytes_per_token["dsa"] == 4 * 2 * (78 + 32 + 64)
     # Two CSA layers: an entry of 128 and an index key of 64 for 4 tokens; one HCA layer; and
-    # windows of 127 and unfinished tokens, which do not grow.
+    # windows of 15 and unfinished tokens, which do not grow.
     grows = 2 * (2 * (128 + 64) / 4 + 128 / 128)
-    pending = (4 * 127 * 128 * 2 + 2 * 8 * (512 + 256) * 4 + 128 * 256 * 4) / 8192
+    pending = (4 * 15 * 128 * 2 + 2 * 8 * (512 + 256) * 4 + 128 * 256 * 4) / 8192
     assert bytes_per_token["v4"] == grows + pending
-    assert bytes_per_token["window"] == 4 * 127 * 128 * 2 / 8192
+    assert bytes_per_token["window"] == 4 * 15 * 128 * 2 / 8192
 
 
 def test_an_untrained_model_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
