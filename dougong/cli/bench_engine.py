@@ -24,7 +24,7 @@ PARTS = ("steps", "requests", "turns", "drafts")  # and "long", which takes long
 )  # fmt: skip
 @click.option(
     "--steps", type=click.IntRange(min=1), default=200, show_default=True,
-    help="Pairs of steps, one of the engine and one of the bare model.",
+    help="Steps in either order, of the engine and of the bare model.",
 )  # fmt: skip
 @click.option(
     "--requests", type=click.IntRange(min=1), default=64, show_default=True,
@@ -61,7 +61,8 @@ def command(
     """Measure the engine on a checkpoint, or on random weights of a preset.
 
     steps: decode steps of 1 and 32 requests beside the same steps of the bare model (layers and
-    logits), in turn; greedy, no drafts. The median difference may be 5 % or 100 us.
+    logits), in turn, each one first half of the times; greedy, no drafts. The median difference may
+    be 5 % or 100 us.
     requests: prompts of 50 to 4,000 random tokens, all there at once, an empty cache, no drafts.
     turns: the time to the first token of a conversation, and of its second turn (64 more tokens):
     from the cache in memory, then in an engine started anew over the same disk.

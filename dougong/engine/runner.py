@@ -93,7 +93,7 @@ class Runner:
             result = Result(work)
             if last > first:
                 assert logits_RV is not None
-                self._read(result, logits_RV[first:last], ready[first:last])
+                self._read(result, logits_RV, first, last, ready)
             kept = length - work.drafts + result.accepted
             if kept < length:
                 work.state.rollback(length - kept)
@@ -139,15 +139,16 @@ class Runner:
                 tokens[row] = token
         return tokens
 
-    def _read(self, result: Result, logits_RV: Tensor, ready: list[int | None]) -> None:
-        """Scores prompt tokens and draws new ones from a work's rows."""
+    def _read(
+        self, result: Result, logits_RV: Tensor, first: int, last: int, ready: list[int | None]
+    ) -> None:
+        """Scores prompt tokens and draws new ones from a work's rows, `first` to `last` - 1."""
         work, request = result.work, result.work.request
-        drawn = slice(len(logits_RV) - 1 - work.drafts, None)
         try:
             if work.scores:
-                self._score_prompt(result, logits_RV)
+                self._score_prompt(result, logits_RV[first:last])
             if work.draws and request.job.max_tokens > 0:
-                self._draw(result, logits_RV[drawn], ready[drawn])
+                self._draw(result, logits_RV, last - 1 - work.drafts, ready)
         except DougongError as error:  # this request's fault or misfortune; the others go on
             result.error = error
 
@@ -160,20 +161,20 @@ class Runner:
                 scored = logprob(logits_V, request.ids[at], wanted)
                 result.prompt_logprobs.append(scored)
 
-    def _draw(self, result: Result, logits_RV: Tensor, ready: list[int | None]) -> None:
-        """Draws the next token and, while drafts equal what is drawn, the ones behind them."""
+    def _draw(self, result: Result, logits_RV: Tensor, first: int, ready: list[int | None]) -> None:
+        """Draws the next token from row `first` and, while drafts equal it, those behind them."""
         work, request = result.work, result.work.request
         guesses = work.ids[len(work.ids) - work.drafts :]
-        for row, logits_V in enumerate(logits_RV):
-            token = ready[row]
+        for i in range(work.drafts + 1):  # a row is cut out only where it is needed: it costs time
+            row, token = first + i, ready[first + i]
             if token is None:
-                token = self._next(request, result.tokens, logits_V)
+                token = self._next(request, result.tokens, logits_RV[row])
             if request.guide is not None:
                 request.guide.take(token)
             if request.job.logprobs is not None:
-                result.logprobs.append(logprob(logits_V, token, request.job.logprobs))
+                result.logprobs.append(logprob(logits_RV[row], token, request.job.logprobs))
             result.tokens.append(token)
-            if row == work.drafts or guesses[row] != token or token in request.job.stop_ids:
+            if i == work.drafts or guesses[i] != token or token in request.job.stop_ids:
                 return
             result.accepted += 1
 

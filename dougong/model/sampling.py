@@ -10,6 +10,7 @@ that would have been drawn. Adding Gumbel noise and taking the largest draws fro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,9 +97,9 @@ def sample_many(
 
     None stands for a row that `sample` has to draw: one with filters, or with NaN or infinity.
     """
-    # one pass; a sum that overflows only sends its row to `sample`, which looks closely
-    finite = torch.isfinite(logits_RV.sum(dim=1)).tolist()
-    likeliest = _likeliest(logits_RV)
+    likeliest, sums = _likeliest(logits_RV)
+    # a sum that overflows only sends its row to `sample`, which looks closely
+    finite = [math.isfinite(total) for total in sums]
     tokens: list[int | None] = [
         token if is_finite and one.temperature == 0 else None
         for token, is_finite, one in zip(likeliest, finite, params, strict=True)
@@ -116,12 +117,12 @@ def sample_many(
     return tokens
 
 
-def _likeliest(logits_RV: Tensor) -> list[int]:
-    """The first of the largest of each row."""
+def _likeliest(logits_RV: Tensor) -> tuple[list[int], list[float]]:
+    """The first of the largest of each row, and each row's sum."""
     if logits_RV.is_cpu:  # NumPy's argmax is vectorized, torch's is not: a tenth of the time
-        ids: list[int] = np.argmax(logits_RV.numpy(), axis=1).tolist()
-        return ids
-    return [int(token) for token in torch.argmax(logits_RV, dim=1)]
+        rows_RV = logits_RV.numpy()
+        return np.argmax(rows_RV, axis=1).tolist(), rows_RV.sum(axis=1).tolist()
+    return torch.argmax(logits_RV, dim=1).tolist(), logits_RV.sum(dim=1).tolist()
 
 
 def num_kept(sorted_V: Tensor, params: SamplingParams) -> int:
