@@ -261,7 +261,9 @@ def keep(report: dict[str, Any]) -> list[str]:
     """Appends the figures to bench/results; returns the files."""
     from dougong.plan.records import append_records, make_record
 
-    typed = f"dougong bench kernels --threads {report['threads']}"
+    chosen = {f"--shape {row['shape']}" for row in report["products"]}
+    chosen |= {f"--rows {row['rows']}" for row in report["products"]}
+    typed = " ".join(["dougong bench kernels", *sorted(chosen), f"--threads {report['threads']}"])
     made = [make_record(f"kernels.cpu.stream_t{report['threads']}", report["stream"], "B/s", typed)]
     for row in report["products"]:
         name = (
