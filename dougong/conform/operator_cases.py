@@ -17,14 +17,15 @@ from dougong.conform.case import CLOSE, EXACT, Call, Case, Results
 from dougong.conform.draw import DTYPES, FORMATS, Draw
 from dougong.conform.memory_cases import MEMORY_MAKERS
 from dougong.kernels.compressor import round_index_vector
-from dougong.kernels.registry import Operators
+from dougong.kernels.registry import Operators, operators
 from dougong.kernels.rounding import round_cache_entry
 
 _Maker = Callable[[Draw, int], Case]
 EPS = 1e-6
 SHORT = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-# Hidden values that differ in the last bit may be rounded to neighbouring FP8 values, 1/8 apart.
-CLOSE_BEHIND_FP8 = 0.1
+# Hidden values that differ in the last bit may be rounded to neighbouring FP8 values, 1/8 apart;
+# two such may meet in a sum.
+CLOSE_BEHIND_FP8 = 0.25
 
 
 def _size(draw: Draw, format_: str, most: int = 200) -> int:
@@ -78,8 +79,22 @@ def _router(draw: Draw, rows: int) -> Case:
         weights, chosen = o.router(i.x[r], i.w, i.bias, hashed, top_k=top_k, route_scale=1.5)
         return weights, chosen
 
+    def want(o: Operators, i: SimpleNamespace, r: slice) -> Results:
+        # torch's vectors and what is left of them round the scores of equal logits apart, so the
+        # choice is made by the logits, which are exact: a score rises with its logit, and stays
+        # below a bias of 8
+        hashed = i.hashed
+        if hashed is None:
+            order = i.x.double() @ i.w.double().T + (0 if i.bias is None else 100 * i.bias)
+            hashed = order.argsort(dim=1, descending=True, stable=True)[:, :top_k]
+        x, w = i.x.double(), i.w.double()
+        weights, chosen = operators("reference").router(
+            x, w, None, hashed, top_k=top_k, route_scale=1.5
+        )
+        return weights, chosen
+
     about = f"{top_k} of {experts} by {how}"
-    return Case("router", about, rows, inputs, call, CLOSE[torch.float32])
+    return Case("router", about, rows, inputs, call, CLOSE[torch.float32], want)
 
 
 def _experts(draw: Draw, rows: int, *, grouped: bool) -> Case:
@@ -89,12 +104,13 @@ def _experts(draw: Draw, rows: int, *, grouped: bool) -> Case:
     top_k = draw.integer(1, num) if grouped else 1
     rounded = format_ in ("F8_E4M3", "I8") and draw.choice((True, False))
     options = {"limit": draw.choice((0.0, 1.0)), "rounded": rounded}
+    weights = draw.noise(rows, top_k).abs() + 0.01
     inputs = {
         "x": draw.noise(rows, size, dtype=dtype),
         "w1": draw.stored(format_, inner, size, num),
         "w3": draw.stored(format_, inner, size, num),
         "w2": draw.stored(format_, size, inner, num),
-        "weights": draw.noise(rows, top_k).abs(),
+        "weights": weights / weights.sum(1, keepdim=True),  # as the router's: 1 in all
         "chosen": draw.picks(rows, max(num, 1), top_k),
     }
 
