@@ -44,7 +44,11 @@ inline void stream(const dg_matrix& w, int64_t n, const T* x, int64_t low, int64
             const uint8_t* scale = FORMAT == DG_E2M1 ? row.scale + r * scales + step : nullptr;
             codes.decode(row.data + r * bytes + at, scale, high - at, words);
 #pragma GCC unroll 4
-            for (int j = 0; j < Codes::STEPS; j++) add_step<M>(x + (step + j) * 32 * M, words[j], acc[r]);
+            for (int j = 0; j < Codes::STEPS; j++) {
+                // half a unit: a group of 32 ends here, and behind the last one there is no x
+                if (FORMAT == DG_INT8 && j > 0 && high - at <= 32 * j) break;
+                add_step<M>(x + (step + j) * 32 * M, words[j], acc[r]);
+            }
         }
     }
 }
